@@ -1,0 +1,1 @@
+//! The caller: sessions of role client, calls, streams, forwarded ports.

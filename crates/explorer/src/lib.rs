@@ -1,0 +1,1 @@
+//! The hub: accepts connections, keeps the registry of nodes, routes and proxies.

@@ -1,0 +1,1 @@
+//! One multiplexed connection to one peer.

@@ -1,0 +1,1 @@
+//! The agent beside some services; it dials out and listens nowhere.

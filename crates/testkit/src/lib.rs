@@ -1,0 +1,1 @@
+//! In-process explorers, nodes and broken links for tests.

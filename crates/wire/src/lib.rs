@@ -1,0 +1,1 @@
+//! What is said on the wire: frames, records, handshake, liveness; no I/O and no clock.
