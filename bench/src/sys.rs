@@ -125,6 +125,23 @@ pub fn signal_group(leader: u32, signal: Signal) -> io::Result<()> {
     if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// SIGKILL to one process; one that is gone already is gone.
+///
+/// # Errors
+/// When the process may not be killed.
+pub fn kill_process(process: u32) -> io::Result<()> {
+    let process = libc::pid_t::try_from(process).ok().filter(|&process| process > 1);
+    let Some(process) = process else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "0 and 1 are no processes to kill"));
+    };
+    // SAFETY: no memory is involved.
+    if unsafe { libc::kill(process, libc::SIGKILL) } == 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
+}
+
 /// Makes the command lead its own process group and die (SIGKILL) with the *thread* that starts it, so that nothing
 /// stays behind when a test run is killed.
 pub fn tie_to_this_thread(command: &mut Command) -> &mut Command {
