@@ -7,8 +7,8 @@
 //!   TCP/IP ── TUN rbk0 ──▶ lane ToEdge: filter, shape, hole ──▶ TUN rbk0 ── TCP/IP
 //!                     ◀── lane ToHub:  filter, shape, hole ◀──
 //! ```
-//! Each direction is one blocking thread ([`lane`]); what it does to a packet is decided by a pure part ([`shape`],
-//! [`packet`]). IPv4 only.
+//! Each direction is one blocking thread (`lane`); what it does to a packet is decided by a pure part (`shape`,
+//! `packet`). IPv4 only.
 
 mod lane;
 mod packet;

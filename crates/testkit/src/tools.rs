@@ -23,6 +23,9 @@ const FETCHED: [&str; 4] = ["bin", "usr/bin", "usr/sbin", "sbin"];
 /// Directories of system programs that a user's PATH often lacks.
 const SYSTEM: [&str; 2] = ["/usr/sbin", "/sbin"];
 
+/// Set by `scripts/test quick`: no laboratory.
+const QUICK: &str = "TESTKIT_QUICK";
+
 /// The programs a test asked for.
 #[derive(Debug)]
 pub struct Tools {
@@ -87,6 +90,10 @@ pub fn need(names: &[&str]) -> Option<Tools> {
 /// # Panics
 /// In CI (`CI=true`) instead of skipping.
 pub fn need_lab(names: &[&str]) -> Option<Tools> {
+    if env::var_os(QUICK).is_some() {
+        skip("not in a quick run");
+        return None;
+    }
     if let Err(why) = lab::possible() {
         skip(&why);
         return None;
