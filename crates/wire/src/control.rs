@@ -1,0 +1,223 @@
+//! The messages of the control substream.
+//!
+//! Everything a session says about itself goes here, apart from the data: whether the other end is there, what a node
+//! has, why a session is about to end. One substream for all of it keeps these messages in order, and its silence is
+//! what tells a dead peer from a quiet one. Frame types this version doesn't know never get here: the decoder passes
+//! over them, so that later versions can say more.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Code, Frame, FrameError, FrameType, ServiceName, SessionId, Stage, decimal, frame};
+
+/// One message on control.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ControlMessage {
+    /// Are you there?
+    Heartbeat(Heartbeat),
+    /// Yes.
+    HeartbeatAck(HeartbeatAck),
+    /// What a node has: the first message of a node, and again after every change.
+    Services(Services),
+    /// Changed health of some services.
+    Health(Health),
+    /// Another process took this node's name.
+    Replaced(Replaced),
+    /// The session ends on purpose.
+    Bye(Bye),
+    /// How the sender's last sessions ended.
+    Ends(Ends),
+}
+
+impl ControlMessage {
+    /// Its frame type.
+    pub fn kind(&self) -> FrameType {
+        match self {
+            Self::Heartbeat(_) => FrameType::Heartbeat,
+            Self::HeartbeatAck(_) => FrameType::HeartbeatAck,
+            Self::Services(_) => FrameType::Services,
+            Self::Health(_) => FrameType::Health,
+            Self::Replaced(_) => FrameType::Replaced,
+            Self::Bye(_) => FrameType::Bye,
+            Self::Ends(_) => FrameType::Ends,
+        }
+    }
+
+    /// The frame to send.
+    pub fn encode(&self) -> Vec<u8> {
+        let kind = self.kind();
+        match self {
+            Self::Heartbeat(message) => frame::encode(kind, message),
+            Self::HeartbeatAck(message) => frame::encode(kind, message),
+            Self::Services(message) => frame::encode(kind, message),
+            Self::Health(message) => frame::encode(kind, message),
+            Self::Replaced(message) => frame::encode(kind, message),
+            Self::Bye(message) => frame::encode(kind, message),
+            Self::Ends(message) => frame::encode(kind, message),
+        }
+    }
+
+    /// Reads a frame of the control substream.
+    ///
+    /// # Errors
+    /// The payload is not what belongs to the type, or the type does not belong on control.
+    pub fn from_frame(frame: &Frame) -> Result<Self, FrameError> {
+        let message = match frame.kind {
+            FrameType::Heartbeat => Self::Heartbeat(frame.parse()?),
+            FrameType::HeartbeatAck => Self::HeartbeatAck(frame.parse()?),
+            FrameType::Services => Self::Services(frame.parse()?),
+            FrameType::Health => Self::Health(frame.parse()?),
+            FrameType::Replaced => Self::Replaced(frame.parse()?),
+            FrameType::Bye => Self::Bye(frame.parse()?),
+            FrameType::Ends => Self::Ends(frame.parse()?),
+            kind @ (FrameType::Hello
+            | FrameType::Welcome
+            | FrameType::Denied
+            | FrameType::Open
+            | FrameType::Accepted
+            | FrameType::Opened
+            | FrameType::Refused) => {
+                return Err(FrameError::Unexpected { kind, expected: Stage::Control.expects() });
+            }
+        };
+        Ok(message)
+    }
+}
+
+/// Sent by both ends; answered at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// Grows by one with each of this end.
+    #[serde(with = "decimal")]
+    pub seq: u64,
+    /// When it was sent: milliseconds since the session began, by the sender's clock. With it a capture shows how long
+    /// a heartbeat lay in queues.
+    #[serde(with = "decimal")]
+    pub sent_ms: u64,
+}
+
+/// The answer to a heartbeat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeartbeatAck {
+    /// The heartbeat's.
+    #[serde(with = "decimal")]
+    pub seq: u64,
+}
+
+/// What a node has.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Services {
+    /// What it is called by in groups.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Everything that can be reached on it.
+    #[serde(default)]
+    pub services: Vec<ServiceInfo>,
+    /// What the machine is; passed along as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capabilities: Option<Value>,
+}
+
+impl Services {
+    /// Says whether it can be sent at all, so that a node can refuse its configuration instead of losing every session.
+    ///
+    /// # Errors
+    /// [`FrameError::TooLarge`] beyond [`SERVICES_MAX`](crate::limits::SERVICES_MAX).
+    pub fn check(&self) -> Result<(), FrameError> {
+        let kind = FrameType::Services;
+        let len = frame::encode(kind, self).len() - frame::HEADER_LEN;
+        match Stage::Control.limit(kind) {
+            Some(limit) if len > limit => {
+                let len = u32::try_from(len).unwrap_or(u32::MAX);
+                Err(FrameError::TooLarge { number: kind.number(), len, limit })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One service of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceInfo {
+    /// Its name.
+    pub name: ServiceName,
+    /// How it takes calls: `http`, `lines` or `raw`; absent if it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub framing: Option<String>,
+    /// How it is.
+    #[serde(default)]
+    pub health: HealthState,
+}
+
+/// How a service is, as its node sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum HealthState {
+    /// It answers.
+    Ok,
+    /// It does not answer.
+    Failing {
+        /// What went wrong when it was last tried.
+        #[serde(default)]
+        reason: String,
+    },
+    /// Not tried yet, or a state of a later version.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// Changed health of some services.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Those that changed.
+    pub services: Vec<ServiceHealth>,
+}
+
+/// The health of one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceHealth {
+    /// Its name.
+    pub name: ServiceName,
+    /// How it is now.
+    pub health: HealthState,
+}
+
+/// Another process took this node's name. The session ends after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// Who did, and what to do about it.
+    pub message: String,
+}
+
+/// The session ends on purpose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bye {
+    /// Why.
+    pub reason: String,
+}
+
+/// How the sender's last sessions and attempts ended, in its own view, newest last. It is what an operator reads when
+/// the two ends disagree about what happened.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ends {
+    /// At most [`ENDS_KEPT`](crate::limits::ENDS_KEPT).
+    pub ends: Vec<EndReport>,
+}
+
+/// One end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndReport {
+    /// When, by the sender's clock: milliseconds since 1970.
+    #[serde(with = "decimal")]
+    pub at_unix_ms: u64,
+    /// Which session; absent for an attempt that was never welcomed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// What happened.
+    pub code: Code,
+    /// The same as a sentence.
+    pub message: String,
+}

@@ -1,0 +1,296 @@
+//! The handshake, before the mux exists: who dials, which version, and whether it may come in.
+//!
+//! It happens outside the mux so that a stranger costs an acceptor one bounded read and one bounded write, and so that
+//! a refusal can be read without any mux at all.
+//!
+//! 1. The dialer sends `Hello`.
+//! 2. The acceptor answers `Welcome`, and the mux begins right behind it; or `Denied`, and closes.
+//!
+//! [`Dialer`] and [`Acceptor`] are the two ends as machines. Each step consumes the machine and gives the next thing
+//! there is to do, so that nothing can be done twice or too early.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    Code, Frame, FrameError, FrameType, Generation, NodeId, Nonce, PROTOCOL_VERSION, Refusal, SessionId,
+    Stage, decimal, frame, limits,
+};
+
+/// As what a dialer comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// An agent beside some services.
+    Node,
+    /// Whoever calls them.
+    Client,
+    /// A peer explorer.
+    Explorer,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Client => "client",
+            Self::Explorer => "explorer",
+        })
+    }
+}
+
+/// The protocol versions an end speaks, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtocolRange {
+    /// The oldest.
+    pub min: u32,
+    /// The newest.
+    pub max: u32,
+}
+
+impl ProtocolRange {
+    /// What this crate speaks.
+    pub const SUPPORTED: Self = Self { min: PROTOCOL_VERSION, max: PROTOCOL_VERSION };
+
+    /// The newest version both speak.
+    pub fn common(self, other: Self) -> Option<u32> {
+        let newest = self.max.min(other.max);
+        (newest >= self.min && newest >= other.min).then_some(newest)
+    }
+}
+
+impl fmt::Display for ProtocolRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.min == self.max {
+            write!(f, "{}", self.min)
+        } else {
+            write!(f, "{} to {}", self.min, self.max)
+        }
+    }
+}
+
+/// What a dialer shows for its name, for the acceptor's authenticator to judge. May be secret: it has no visible Debug.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Credential(pub Value);
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credential(..)")
+    }
+}
+
+/// The dialer's first words.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// As what it comes.
+    pub role: Role,
+    /// Its name.
+    pub id: NodeId,
+    /// Which process, line and attempt this is.
+    pub generation: Generation,
+    /// The versions it speaks.
+    pub protocol: ProtocolRange,
+    /// Program and version, for logs. Chosen by the peer: show it through [`sanitize`](crate::text::sanitize).
+    #[serde(default)]
+    pub agent: String,
+    /// Fresh random bytes; proofs of later credentials are bound to them.
+    pub nonce: Nonce,
+    /// What it can do beyond the version; unknown ones are ignored.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// What it shows for its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Credential>,
+    /// The session it wants to go on with, if it can resume one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Value>,
+}
+
+/// What an end may do in a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionLimits {
+    /// Substreams the dialer may have open at once, without control.
+    pub max_substreams: u32,
+}
+
+/// The dialer is let in; the mux begins right behind this frame.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Welcome {
+    /// Who answers.
+    pub explorer: NodeId,
+    /// What this session is called in logs and lists of this explorer.
+    pub session: SessionId,
+    /// Milliseconds between heartbeats, for both ends; from [`limits::HEARTBEAT_MIN`] to [`limits::HEARTBEAT_MAX`].
+    pub heartbeat_ms: u64,
+    /// The acceptor's clock: milliseconds since 1970.
+    #[serde(with = "decimal")]
+    pub time_unix_ms: u64,
+    /// What the dialer may do.
+    pub limits: SessionLimits,
+    /// What the acceptor can do beyond the version.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Addresses of other explorers of the same cluster.
+    #[serde(default)]
+    pub siblings: Vec<String>,
+    /// After a healthy session was lost, the first new attempt waits a random part of this many milliseconds.
+    #[serde(default)]
+    pub reconnect_window_ms: u64,
+    /// The session goes on where it was, and from which byte.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Value>,
+}
+
+/// The dialer, its `Hello` sent.
+#[derive(Debug)]
+pub struct Dialer {
+    _sent: (),
+}
+
+/// How the handshake ended for the dialer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DialerStep {
+    /// It is in.
+    Welcome(Welcome),
+    /// It is not, and why.
+    Denied(Refusal),
+}
+
+impl Dialer {
+    /// Begins a handshake; the bytes are to be sent. The reply is read with [`Stage::HelloReply`].
+    pub fn new(hello: &Hello) -> (Self, Vec<u8>) {
+        (Self { _sent: () }, frame::encode(FrameType::Hello, hello))
+    }
+
+    /// Takes the reply.
+    ///
+    /// # Errors
+    /// It is no reply, can't be read, or demands what can't be kept to.
+    pub fn on_frame(self, frame: Frame) -> Result<DialerStep, HandshakeError> {
+        match frame.kind {
+            FrameType::Welcome => {
+                let welcome: Welcome = frame.parse()?;
+                let (min, max) = (limits::HEARTBEAT_MIN.as_millis(), limits::HEARTBEAT_MAX.as_millis());
+                if !(min..=max).contains(&u128::from(welcome.heartbeat_ms)) {
+                    return Err(HandshakeError::Heartbeat { asked_ms: welcome.heartbeat_ms, min, max });
+                }
+                Ok(DialerStep::Welcome(welcome))
+            }
+            FrameType::Denied => Ok(DialerStep::Denied(frame.parse()?)),
+            kind => Err(FrameError::Unexpected { kind, expected: Stage::HelloReply.expects() }.into()),
+        }
+    }
+}
+
+/// The acceptor, before `Hello`, which is read with [`Stage::HelloExpected`].
+#[derive(Debug)]
+pub struct Acceptor {
+    versions: ProtocolRange,
+}
+
+impl Acceptor {
+    /// An acceptor that speaks `versions`.
+    pub fn new(versions: ProtocolRange) -> Self {
+        Self { versions }
+    }
+
+    /// Takes the dialer's `Hello`. Whether it may come in is for the caller to decide.
+    ///
+    /// # Errors
+    /// It is no `Hello` this end can talk to; [`HandshakeError::refusal`] is what to answer.
+    pub fn on_frame(self, frame: Frame) -> Result<Admission, HandshakeError> {
+        /// All that every version of `Hello` has.
+        #[derive(Deserialize)]
+        struct Versions {
+            protocol: ProtocolRange,
+        }
+        if frame.kind != FrameType::Hello {
+            return Err(FrameError::Unexpected {
+                kind: frame.kind,
+                expected: Stage::HelloExpected.expects(),
+            }
+            .into());
+        }
+        // First of all, because a Hello of another version may differ in everything else.
+        let Versions { protocol } = frame.parse()?;
+        let version = self
+            .versions
+            .common(protocol)
+            .ok_or(HandshakeError::Version { theirs: protocol, ours: self.versions })?;
+        Ok(Admission { hello: frame.parse()?, version })
+    }
+}
+
+/// A dialer at the door.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admission {
+    /// What it said.
+    pub hello: Hello,
+    /// The version to speak with it.
+    pub version: u32,
+}
+
+impl Admission {
+    /// The bytes that let it in.
+    pub fn welcome(&self, welcome: &Welcome) -> Vec<u8> {
+        frame::encode(FrameType::Welcome, welcome)
+    }
+
+    /// The bytes that send it away.
+    pub fn deny(&self, refusal: &Refusal) -> Vec<u8> {
+        deny(refusal)
+    }
+}
+
+/// A `Denied` frame, for a dialer that got no further than its first bytes.
+pub fn deny(refusal: &Refusal) -> Vec<u8> {
+    frame::encode(FrameType::Denied, refusal)
+}
+
+/// Why a handshake can't go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HandshakeError {
+    /// What came is no message of a handshake.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// No version in common.
+    #[error(
+        "the dialer speaks protocol {theirs}, this end speaks protocol {ours}; \
+         update the {}", if theirs.max < ours.min { "dialer" } else { "explorer" }
+    )]
+    Version {
+        /// What the dialer offers.
+        theirs: ProtocolRange,
+        /// What this end speaks.
+        ours: ProtocolRange,
+    },
+    /// The acceptor asks for heartbeats this end won't send.
+    #[error("the explorer asks for a heartbeat every {asked_ms} ms; between {min} and {max} ms are possible")]
+    Heartbeat {
+        /// What it asks for.
+        asked_ms: u64,
+        /// Milliseconds.
+        min: u128,
+        /// Milliseconds.
+        max: u128,
+    },
+}
+
+impl HandshakeError {
+    /// The error as one of our codes.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Frame(error) => error.code(),
+            Self::Version { .. } => Code::VersionMismatch,
+            Self::Heartbeat { .. } => Code::HandshakeFailed,
+        }
+    }
+
+    /// What to answer the dialer.
+    pub fn refusal(&self) -> Refusal {
+        Refusal::new(self.code(), self.to_string())
+    }
+}

@@ -1,0 +1,172 @@
+//! What a substream is for: the first frame on it, and the positive replies.
+//!
+//! The opener writes `Open` at once, because the mux shows a substream to the peer only with its first bytes; the
+//! acceptor always answers, because "refused before anything happened" is the one outcome that may be tried again.
+//! An `Open` that makes no sense (a stream without target) can't be built by parsing one.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Instance, Role, SessionId, Target};
+
+/// What a substream is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OpenKind {
+    /// The session's own messages; the dialer's first substream, and the only one of its kind.
+    Control,
+    /// A two-way pipe of bytes to a service.
+    Stream,
+    /// One JSON-RPC request and its answer.
+    Call,
+}
+
+/// The header of a substream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
+pub struct Open {
+    /// What is to be reached; absent for [`OpenKind::Control`] and only then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// What it is for.
+    pub kind: OpenKind,
+    /// Who asks. Set by the explorer; what a client says here is not believed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<Caller>,
+    /// Milliseconds left for the answer to this open (and, on a call, for the whole call) at the time of sending.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_ms: Option<u64>,
+    /// How many explorers have passed it on to another one.
+    pub hop: u8,
+    /// A W3C `traceparent`, passed along.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// The compression the opener allows on this hop; this version announces none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
+    /// The process that is meant; another one answers `not_here`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expect_instance: Option<Instance>,
+}
+
+impl Open {
+    /// The session's control substream.
+    pub fn control() -> Self {
+        Self::new(OpenKind::Control, None)
+    }
+
+    /// A pipe to `target`.
+    pub fn stream(target: Target) -> Self {
+        Self::new(OpenKind::Stream, Some(target))
+    }
+
+    /// A call of `target` that is over after `limit`.
+    pub fn call(target: Target, limit: Duration) -> Self {
+        Self::new(OpenKind::Call, Some(target)).within(limit)
+    }
+
+    /// The same, to be answered within `limit`.
+    #[must_use]
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.deadline_ms = Some(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX));
+        self
+    }
+
+    /// The same, meant for one process and no other.
+    #[must_use]
+    pub fn expecting(mut self, instance: Instance) -> Self {
+        self.expect_instance = Some(instance);
+        self
+    }
+
+    /// What remains for it at the time of sending, if it says so.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.deadline_ms.map(Duration::from_millis)
+    }
+
+    fn new(kind: OpenKind, target: Option<Target>) -> Self {
+        Self {
+            target,
+            kind,
+            caller: None,
+            deadline_ms: None,
+            hop: 0,
+            trace: None,
+            compression: None,
+            expect_instance: None,
+        }
+    }
+}
+
+/// Who asks for a substream, as the explorer knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// In which role it is connected.
+    pub role: Role,
+    /// Its id.
+    pub id: String,
+    /// Its session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
+    /// Where it comes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+}
+
+/// The open was read; the answer follows. Sent when that takes longer than
+/// [`ACCEPTED_AFTER`](crate::limits::ACCEPTED_AFTER).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Accepted {}
+
+/// The service is connected.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opened {
+    /// The process that answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<Instance>,
+}
+
+/// What arrived, before kind and target were compared.
+#[derive(Deserialize)]
+struct Unchecked {
+    #[serde(default)]
+    target: Option<Target>,
+    kind: OpenKind,
+    #[serde(default)]
+    caller: Option<Caller>,
+    #[serde(default)]
+    deadline_ms: Option<u64>,
+    #[serde(default)]
+    hop: u8,
+    #[serde(default)]
+    trace: Option<String>,
+    #[serde(default)]
+    compression: Option<String>,
+    #[serde(default)]
+    expect_instance: Option<Instance>,
+}
+
+impl TryFrom<Unchecked> for Open {
+    type Error = &'static str;
+
+    fn try_from(open: Unchecked) -> Result<Self, Self::Error> {
+        match (open.kind, &open.target) {
+            (OpenKind::Control, Some(_)) => return Err("an open of kind control has no target"),
+            (OpenKind::Stream | OpenKind::Call, None) => {
+                return Err("an open of kind stream or call names its target, such as \"edge-7/rpc\"");
+            }
+            (OpenKind::Control, None) | (OpenKind::Stream | OpenKind::Call, Some(_)) => {}
+        }
+        Ok(Self {
+            target: open.target,
+            kind: open.kind,
+            caller: open.caller,
+            deadline_ms: open.deadline_ms,
+            hop: open.hop,
+            trace: open.trace,
+            compression: open.compression,
+            expect_instance: open.expect_instance,
+        })
+    }
+}

@@ -1,0 +1,400 @@
+//! What `stream` and `call` substreams carry after the open header.
+//!
+//! A tunnel that loses the difference between "finished", "reset" and "cut off" truncates files without saying so, and
+//! the mux's own end marks can't tell the three apart once one side has sent its own. So data is put in records, and
+//! the ends are records too. Four bytes of header and at most 65,532 of payload make one 64 KiB frame of the mux.
+//!
+//! ```text
+//! 0           1           4
+//! | type      | length BE | payload
+//! | u8, bit 7 | u24       |
+//! | = LZ4     |           |
+//! ```
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{Code, chunks::Chunks, limits, text::sanitize};
+
+pub use crate::limits::MAX_RECORD_PAYLOAD;
+
+/// Bytes before the payload.
+pub const RECORD_HEADER_LEN: usize = 4;
+
+/// Marks a compressed payload.
+const LZ4: u8 = 0x80;
+
+/// The code in front of a reset's text.
+const RESET_CODE_LEN: usize = 4;
+
+/// How much of a JSON error is told; it can contain text the peer chose.
+const JSON_REASON_MAX: usize = 200;
+
+/// What a record is.
+#[repr(u8)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordKind {
+    /// Bytes of the service or the client.
+    Data = 0,
+    /// This direction is complete.
+    End = 1,
+    /// The substream ended early, and why.
+    Reset = 2,
+    /// Headers of a call, as JSON.
+    Head = 3,
+    /// Data that completes one JSON text of a streamed answer.
+    Item = 4,
+}
+
+impl RecordKind {
+    /// The number on the wire, without the compression bit.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The kind of a number on the wire.
+    pub fn from_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Data),
+            1 => Some(Self::End),
+            2 => Some(Self::Reset),
+            3 => Some(Self::Head),
+            4 => Some(Self::Item),
+            _ => None,
+        }
+    }
+
+    /// The longest payload, in bytes.
+    pub fn limit(self) -> usize {
+        match self {
+            Self::Data | Self::Item => limits::MAX_RECORD_PAYLOAD,
+            Self::Head => limits::HEAD_MAX,
+            Self::End => limits::END_TEXT_MAX,
+            Self::Reset => RESET_CODE_LEN + limits::END_TEXT_MAX,
+        }
+    }
+}
+
+/// One record, or (with [`Delivery::Streamed`]) a piece of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// Bytes.
+    Data(Bytes),
+    /// The last bytes of one JSON text of a streamed answer.
+    Item(Bytes),
+    /// Headers of a call: JSON, not yet parsed.
+    Head(Bytes),
+    /// This direction is complete; a call may say with which outcome.
+    End(Option<EndStatus>),
+    /// The substream is over.
+    Reset {
+        /// A [`Code`]'s number, or one of a later version.
+        code: u32,
+        /// For people. Chosen by the peer: show it through [`sanitize`](crate::text::sanitize).
+        text: String,
+    },
+}
+
+/// With which outcome a direction of a call ended, if not simply well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndStatus {
+    /// What happened.
+    pub code: Code,
+    /// The same as a sentence. Chosen by the peer: show it through [`sanitize`](crate::text::sanitize).
+    pub message: String,
+}
+
+/// How the payload of `Data` and `Item` is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// As it arrives, in pieces. All pieces of an `Item` but its last are [`Record::Data`]. Nothing waits for the end
+    /// of a record, and empty `Data` records don't show.
+    Streamed,
+    /// One [`Record`] for each on the wire, as datagrams need it.
+    Whole,
+}
+
+/// The four bytes in front of `len` bytes of payload.
+///
+/// `len` is at most [`MAX_RECORD_PAYLOAD`]; that is the caller's to keep.
+pub fn record_header(kind: RecordKind, len: usize) -> [u8; RECORD_HEADER_LEN] {
+    debug_assert!(len <= MAX_RECORD_PAYLOAD, "a record of {len} bytes");
+    let [.., a, b, c] = len.to_be_bytes();
+    [kind.number(), a, b, c]
+}
+
+/// An `End` record. A long message is cut to fit.
+pub fn encode_end(status: Option<&EndStatus>) -> Vec<u8> {
+    let payload = status.map_or_else(Vec::new, end_payload);
+    with_header(RecordKind::End, &payload)
+}
+
+/// A `Reset` record. A long text is cut to fit.
+pub fn encode_reset(code: Code, text: &str) -> Vec<u8> {
+    let text = cut(text, limits::END_TEXT_MAX);
+    let mut payload = Vec::with_capacity(RESET_CODE_LEN + text.len());
+    payload.extend_from_slice(&code.number().to_be_bytes());
+    payload.extend_from_slice(text.as_bytes());
+    with_header(RecordKind::Reset, &payload)
+}
+
+/// A `Head` record.
+///
+/// # Errors
+/// [`RecordError::TooLarge`], or [`RecordError::Json`] for what can't be written as JSON.
+pub fn encode_head(head: &impl Serialize) -> Result<Vec<u8>, RecordError> {
+    let kind = RecordKind::Head;
+    let payload = serde_json::to_vec(head).map_err(|error| json_error(kind, &error))?;
+    if payload.len() > kind.limit() {
+        return Err(RecordError::TooLarge { kind, len: payload.len(), limit: kind.limit() });
+    }
+    Ok(with_header(kind, &payload))
+}
+
+/// Cuts the records of one direction out of a byte stream.
+///
+/// Push what arrived, call [`next`](Self::next) until it gives `None`. Payloads are slices of what was pushed; only
+/// what must come in one piece and didn't is copied.
+#[derive(Debug)]
+pub struct RecordDecoder {
+    delivery: Delivery,
+    bytes: Chunks,
+    state: State,
+    over: Over,
+}
+
+/// Where in a record the input stands.
+#[derive(Debug, Clone, Copy)]
+enum State {
+    Header,
+    Payload { kind: RecordKind, left: usize },
+}
+
+/// Which end has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Over {
+    No,
+    Ended,
+    Reset,
+}
+
+impl RecordDecoder {
+    /// A decoder at the begin of a direction.
+    pub fn new(delivery: Delivery) -> Self {
+        Self { delivery, bytes: Chunks::default(), state: State::Header, over: Over::No }
+    }
+
+    /// Adds what arrived.
+    pub fn push(&mut self, bytes: Bytes) {
+        self.bytes.push(bytes);
+    }
+
+    /// The next record or piece of one; `None`: more bytes are needed.
+    ///
+    /// # Errors
+    /// The bytes break the rules. There is no way on after that.
+    #[expect(clippy::should_implement_trait, reason = "the end of an iterator would mean something else")]
+    pub fn next(&mut self) -> Result<Option<Record>, RecordError> {
+        loop {
+            match self.state {
+                State::Header => {
+                    let Some(header) = self.bytes.peek::<RECORD_HEADER_LEN>() else { return Ok(None) };
+                    let (kind, left) = self.read_header(header)?;
+                    self.bytes.skip(RECORD_HEADER_LEN);
+                    self.state = State::Payload { kind, left };
+                }
+                State::Payload { kind: kind @ (RecordKind::Data | RecordKind::Item), left }
+                    if self.delivery == Delivery::Streamed =>
+                {
+                    if left == 0 && kind == RecordKind::Data {
+                        self.state = State::Header;
+                        continue;
+                    }
+                    let piece = self.bytes.take_piece(left);
+                    if piece.is_empty() && left > 0 {
+                        return Ok(None);
+                    }
+                    let left = left - piece.len();
+                    if left > 0 {
+                        self.state = State::Payload { kind, left };
+                        return Ok(Some(Record::Data(piece)));
+                    }
+                    self.state = State::Header;
+                    return self.read_payload(kind, piece).map(Some);
+                }
+                State::Payload { kind, left } => {
+                    let Some(payload) = self.bytes.take(left) else { return Ok(None) };
+                    self.state = State::Header;
+                    return self.read_payload(kind, payload).map(Some);
+                }
+            }
+        }
+    }
+
+    /// Whether everything pushed so far was whole records, all of them handed out.
+    pub fn is_between_records(&self) -> bool {
+        matches!(self.state, State::Header) && self.bytes.len() == 0
+    }
+
+    /// Bytes pushed and not handed out yet.
+    pub fn buffered(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Judges a header before any of its payload is waited for.
+    fn read_header(&self, [number, a, b, c]: [u8; 4]) -> Result<(RecordKind, usize), RecordError> {
+        let compressed = number & LZ4 != 0;
+        let number = number & !LZ4;
+        let kind = RecordKind::from_number(number).ok_or(RecordError::UnknownKind { number })?;
+        match self.over {
+            Over::No => {}
+            // Whoever has said all it had to say may still take back the question.
+            Over::Ended if kind == RecordKind::Reset => {}
+            Over::Ended => return Err(RecordError::AfterEnd { kind, end: RecordKind::End }),
+            Over::Reset => return Err(RecordError::AfterEnd { kind, end: RecordKind::Reset }),
+        }
+        if compressed {
+            return Err(RecordError::Compressed { kind });
+        }
+        let len = u32::from_be_bytes([0, a, b, c]);
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        if len > kind.limit() {
+            return Err(RecordError::TooLarge { kind, len, limit: kind.limit() });
+        }
+        if kind == RecordKind::Reset && len < RESET_CODE_LEN {
+            return Err(RecordError::ShortReset { len });
+        }
+        Ok((kind, len))
+    }
+
+    fn read_payload(&mut self, kind: RecordKind, payload: Bytes) -> Result<Record, RecordError> {
+        let record = match kind {
+            RecordKind::Data => Record::Data(payload),
+            RecordKind::Item => Record::Item(payload),
+            RecordKind::Head => Record::Head(payload),
+            RecordKind::End => {
+                self.over = Over::Ended;
+                Record::End(read_end(&payload)?)
+            }
+            RecordKind::Reset => {
+                self.over = Over::Reset;
+                read_reset(&payload)?
+            }
+        };
+        Ok(record)
+    }
+}
+
+/// Why bytes are no record, or not one that may come now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// A kind this version doesn't know.
+    #[error("record type {number} is not known to this version; use matching versions on both ends")]
+    UnknownKind {
+        /// Its number.
+        number: u8,
+    },
+    /// A compressed record, which this version never announces.
+    #[error("a compressed {kind:?} record came, but compression was not announced for this substream")]
+    Compressed {
+        /// What is compressed.
+        kind: RecordKind,
+    },
+    /// Longer than its kind may be.
+    #[error("a {kind:?} record of {len} bytes; at most {limit} are allowed")]
+    TooLarge {
+        /// What it is.
+        kind: RecordKind,
+        /// Bytes announced.
+        len: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// A reset without its whole code.
+    #[error("a Reset record of {len} bytes; it begins with a code of 4 bytes")]
+    ShortReset {
+        /// Bytes announced.
+        len: usize,
+    },
+    /// Something followed the end of its direction.
+    #[error("a {kind:?} record came after the {end:?} record of its direction")]
+    AfterEnd {
+        /// What came.
+        kind: RecordKind,
+        /// What had ended the direction.
+        end: RecordKind,
+    },
+    /// The payload of an `End` or `Head` is not the JSON it has to be.
+    #[error("the payload of a {kind:?} record can't be used: {reason}")]
+    Json {
+        /// What it is.
+        kind: RecordKind,
+        /// What is wrong and where, made safe to print.
+        reason: String,
+    },
+}
+
+impl RecordError {
+    /// What to tell the peer.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Compressed { .. } => Code::Compression,
+            Self::TooLarge { .. } => Code::TooLarge,
+            Self::UnknownKind { .. }
+            | Self::ShortReset { .. }
+            | Self::AfterEnd { .. }
+            | Self::Json { .. } => Code::BadFrame,
+        }
+    }
+}
+
+fn read_end(payload: &[u8]) -> Result<Option<EndStatus>, RecordError> {
+    if payload.is_empty() {
+        return Ok(None);
+    }
+    let status = serde_json::from_slice(payload).map_err(|error| json_error(RecordKind::End, &error))?;
+    Ok(Some(status))
+}
+
+fn read_reset(payload: &[u8]) -> Result<Record, RecordError> {
+    let (code, text) = payload.split_first_chunk().ok_or(RecordError::ShortReset { len: payload.len() })?;
+    // The code decides; a garbled text must not hide it.
+    let text = String::from_utf8_lossy(text).into_owned();
+    Ok(Record::Reset { code: u32::from_be_bytes(*code), text })
+}
+
+fn json_error(kind: RecordKind, error: &serde_json::Error) -> RecordError {
+    RecordError::Json { kind, reason: sanitize(&error.to_string(), JSON_REASON_MAX) }
+}
+
+/// The status as JSON, its message shortened until it fits.
+fn end_payload(status: &EndStatus) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Shortened<'a> {
+        code: Code,
+        message: &'a str,
+    }
+    let mut message = cut(&status.message, limits::END_TEXT_MAX);
+    loop {
+        let payload = serde_json::to_vec(&Shortened { code: status.code, message })
+            .expect("a code and a string can be written as JSON");
+        // Each byte of the message takes at least one byte of JSON, so this many fewer are enough.
+        let excess = payload.len().saturating_sub(limits::END_TEXT_MAX);
+        if excess == 0 {
+            return payload;
+        }
+        message = cut(message, message.len().saturating_sub(excess));
+    }
+}
+
+/// At most `max` bytes of `text`, without half a character.
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
+
+fn with_header(kind: RecordKind, payload: &[u8]) -> Vec<u8> {
+    let mut record = Vec::with_capacity(RECORD_HEADER_LEN + payload.len());
+    record.extend_from_slice(&record_header(kind, payload.len()));
+    record.extend_from_slice(payload);
+    record
+}
