@@ -1,0 +1,296 @@
+//! Every bound of the system in one place, because a bound without a reason is either a guess or a trap.
+//!
+//! A peer chooses what it sends; these numbers decide what that can cost the receiver in memory, time and
+//! descriptors. Whoever changes one reads its reason first, and the relations between them are tested
+//! below. Sizes are bytes unless the comment says otherwise.
+
+use std::time::Duration;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * 1024;
+
+// ---- From the first byte to an admitted session -------------------------------------------------------
+
+/// How long a new connection may stay silent before its first bytes say which protocol it speaks. Every
+/// protocol on the port has the caller speak first, so one round trip is enough; 5 s forgives a lossy link.
+pub const SNIFF_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// One deadline over TCP, TLS and the handshake together, so that no peer can spend a little in each. Ten
+/// seconds holds three retransmitted SYNs (1 + 2 + 4 s) and the round trips after them.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// All bytes accepted from a peer that has not yet been admitted: strangers must stay cheap. A `Hello` with
+/// a token and features is under 2 KiB; 8 KiB leaves room for a certificate request.
+pub const HANDSHAKE_BYTES_MAX: usize = 8 * KIB;
+
+/// How long one whole dial (name lookup, all addresses, connect) may take before the attempt has failed.
+/// Equal to [`HANDSHAKE_TIMEOUT`]: a dialer that waits longer than its peer gains nothing.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// When an address has not answered for this long, the next one of the same name is tried beside it. Longer
+/// than a satellite round trip with one retransmission in it, shorter than anyone's patience.
+pub const CONNECT_NEXT_ADDRESS: Duration = Duration::from_secs(1);
+
+/// Queue of the kernel for connections not yet accepted: a whole fleet dials at once after a restart.
+pub const LISTEN_BACKLOG: u32 = 1024;
+
+/// Pause of the accept loop after an error that will not go away at once (out of descriptors): without it
+/// the loop spins at full speed exactly when the machine is short of everything.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+// ---- Opening substreams -------------------------------------------------------------------------------
+
+/// From `Open` to `Opened` or `Refused` when the opener names no deadline of its own: the node's dial to a
+/// local service plus one slow link. Whoever waits longer than this waits for something that is down.
+pub const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an accepted substream may take to show its whole `Open` frame. The opener writes it at once, so
+/// only a broken or hostile peer gets here; its slot is needed by others.
+pub const OPEN_HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// An acceptor that cannot answer an `Open` within this time sends `Accepted` first. The mux holds at most
+/// [`MUX_ACK_BACKLOG`] opens without any answer and then stalls silently, so a slow service must not count.
+/// Twenty milliseconds spare the extra frame for every local service that is up.
+pub const ACCEPTED_AFTER: Duration = Duration::from_millis(20);
+
+/// What an opener may send behind its `Open` before the reply has come: it saves a round trip, and the
+/// relaying explorer has to keep it until then, so it is small. One full record fits.
+pub const EARLY_BYTES_MAX: usize = 64 * KIB;
+
+/// Opens of one service of one node that wait for a reply at the same time: a service that hangs takes at
+/// most half of the mux's backlog of unanswered opens with it and leaves the rest to its neighbours.
+pub const SERVICE_OPENS_IN_FLIGHT: usize = 128;
+
+/// Opens of one service that wait in order behind those in flight, their visitors unread. A burst passes; a
+/// longer queue would only turn into timeouts, so it is refused as `saturated`.
+pub const SERVICE_OPENS_WAITING: usize = 1024;
+
+/// Requests (opens, control messages, probes) that a session's handles may have queued for its task. Each waits for
+/// its turn when this is full; the task takes all of them every time it runs, so the number only smooths bursts.
+pub const SESSION_REQUESTS: usize = 64;
+
+/// Substreams a client or a peer explorer, and an explorer towards a node, may hold open at once in one
+/// session: the default of `Welcome.limits.max_substreams`. Held until the substream is gone on both sides.
+pub const SUBSTREAMS_FROM_CLIENT: u32 = 8192;
+
+/// Substreams a node may hold open towards its explorer: a node calls others rarely, and a fleet of them
+/// shares the explorer's memory.
+pub const SUBSTREAMS_FROM_NODE: u32 = 1024;
+
+/// After this many opens the opener asks for a new session. Stream ids are 32 bits with one bit for the
+/// side, so 2^31 exist; half of them leaves all the time in the world for the change.
+pub const STREAM_IDS_BEFORE_ROLL: u64 = 1 << 30;
+
+// ---- The mux ------------------------------------------------------------------------------------------
+
+/// Streams the mux itself allows in one session. The agreed permits never reach it: both sides' permits,
+/// the unanswered backlog of both, and a margin for streams dropped while writes are blocked, which stay in
+/// the mux's map. A peer that gets here has broken the agreement and loses its own session.
+pub const MUX_STREAMS_MAX: usize = 12_288;
+
+/// Sum of receive windows of one session: the first window (256 KiB) of every stream, and 64 MiB for
+/// windows that grow with the bandwidth of the line. What is really held in memory is bounded by the
+/// ledger ([`SESSION_UNREAD_MAX`]), not by this.
+pub const MUX_WINDOW_SUM: usize = 12_288 * 256 * KIB + 64 * MIB;
+
+/// Opens without any answer that the mux allows; the next one would hang in silence. A fact of the yamux
+/// crate, which we stay below (see [`ACCEPTED_AFTER`], [`SERVICE_OPENS_IN_FLIGHT`]).
+pub const MUX_ACK_BACKLOG: usize = 256;
+
+// ---- Frames and records -------------------------------------------------------------------------------
+
+/// A record with its header: exactly one 64 KiB frame of the mux, so that a record is one write and costs
+/// no copy.
+pub const RECORD_MAX: usize = 65_536;
+
+/// Payload of one record: [`RECORD_MAX`] less the four bytes of its header. It also holds the largest UDP
+/// datagram (65,507).
+pub const MAX_RECORD_PAYLOAD: usize = 65_532;
+
+/// A `Head` record (headers of a call): twice what common HTTP servers take (8-16 KiB), and it is kept
+/// whole in memory because it is parsed as one JSON text.
+pub const HEAD_MAX: usize = 32 * KIB;
+
+/// Payload of an `End` or a `Reset`: a code and one sentence for a person. Anything longer belongs in a log.
+pub const END_TEXT_MAX: usize = KIB;
+
+/// The one record a substream may hold for sending while its session is above [`SESSION_SENDING_MAX`]:
+/// small enough for thousands of substreams, large enough that interactive traffic moves on.
+pub const SMALL_RECORD: usize = 4096;
+
+/// A `Services` frame: some hundred services with labels and capabilities. It is the only large frame, and
+/// only an admitted node may send it.
+pub const SERVICES_MAX: usize = 256 * KIB;
+
+/// All `Data` and `Item` payloads of one direction of a call, counted while streaming. JSON bodies beyond
+/// this are files; files go over a `stream`, which has no such limit.
+pub const CALL_BODY_MAX: usize = 16 * MIB;
+
+// ---- Memory of a session ------------------------------------------------------------------------------
+
+/// Unread bytes of one stream: a window can grow by 64 MiB, the first window (256 KiB) and one frame in
+/// flight come on top. A stream above it has overrun its window and is reset.
+pub const STREAM_UNREAD_MAX: usize = 66 * MIB;
+
+/// Unread bytes of one session over all streams: one stream at full window and as much again for the
+/// others. Above it the stream with most unread bytes is reset, because stopping to read would also stop
+/// heartbeats and every other stream.
+pub const SESSION_UNREAD_MAX: usize = 128 * MIB;
+
+/// A session below this is never asked to give up streams when the process is over its budget: ordinary
+/// sessions do not pay for the one that fills the memory.
+pub const SESSION_UNREAD_FAIR: usize = 4 * MIB;
+
+/// What the smallest frame is charged in the ledger: a frame of one byte costs its entry in a queue, an
+/// allocation and bookkeeping, so a flood of tiny frames must not look like nothing.
+pub const LEDGER_MIN_CHARGE: usize = 64;
+
+/// What a session accepts for sending beyond what is written to the socket: the bandwidth-delay product of
+/// 300 Mbit/s over 100 ms. More only adds delay for whoever comes last in the queue.
+pub const SESSION_SENDING_MAX: usize = 4 * MIB;
+
+/// Answers to pings owed to one peer, counted in pongs of 12 bytes (64 KiB in all): a peer that pings and
+/// does not read loses its session instead of filling our memory.
+pub const PONGS_OWED_MAX: usize = 64 * KIB / 12;
+
+// ---- Reading and writing the transport ----------------------------------------------------------------
+
+/// One read from the transport: takes several small frames in one system call. The buffer exists only while
+/// bytes move, so an idle session does not hold it.
+pub const READ_PREFETCH: usize = 16 * KIB;
+
+/// Bytes gathered into one vectored write: one frame of the mux with its header, or hundreds of small ones.
+pub const WRITE_BATCH: usize = 64 * KIB;
+
+/// The batch kept while the transport takes nothing: what waits here can no longer be overtaken by a
+/// heartbeat or by another stream, so it is small.
+pub const WRITE_BATCH_BLOCKED: usize = 16 * KIB;
+
+/// A payload of at least this size is written from where it lies; below it copying into the batch is
+/// cheaper than another entry in the vector.
+pub const WRITE_DIRECT_MIN: usize = 4 * KIB;
+
+/// Unsent bytes the kernel may hold for one socket (`TCP_NOTSENT_LOWAT`): what lies there is in order and
+/// delays everything behind it, heartbeats included; 128 KiB still fills 200 Mbit/s between two wake-ups
+/// 5 ms apart.
+pub const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// How long the end of a session may wait for its last bytes (`Bye`, a refusal, a mux error) to leave: a
+/// courtesy, and a dead link must not hold the slot.
+pub const CLOSE_FLUSH: Duration = Duration::from_secs(1);
+
+// ---- Control ------------------------------------------------------------------------------------------
+
+/// Control messages waiting to be handled or sent, each way. Control carries a few messages a minute; one
+/// that queues more than this has a peer that no longer reads.
+pub const CONTROL_QUEUE: usize = 32;
+
+/// Bytes of control frames waiting to be written. Heartbeats are some 60 bytes every ten seconds, so a peer
+/// behind by this much has long been silent. One larger frame (`Services`) is taken when nothing waits.
+pub const CONTROL_OUT_MAX: usize = 64 * KIB;
+
+/// Ends a node remembers of its own sessions and reports in `Ends`: enough to see a pattern ("three times
+/// in an hour"), little enough for one frame.
+pub const ENDS_KEPT: usize = 10;
+
+// ---- Liveness -----------------------------------------------------------------------------------------
+
+/// Interval of heartbeats, both ways. The thresholds of [`crate::liveness`] are multiples of it (silent 2,
+/// late 2, unanswered 6): a dead line is known within 20 s, and a fleet of 8,000 costs 800 frames a second.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// Heartbeats without an answer that a session remembers. Six intervals end it, so more wait only when it was
+/// polled in bursts.
+pub const HEARTBEATS_REMEMBERED: usize = 16;
+
+/// When unacknowledged bytes end the connection in the kernel (`TCP_USER_TIMEOUT`): the backstop behind the
+/// heartbeats, hence later than the 20 s they need.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Idle time before the kernel's first keepalive probe. Heartbeats keep a living session busy; this finds
+/// connections that have none yet or whose process is stopped.
+pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+
+/// Time between two keepalive probes: with [`KEEPALIVE_IDLE`] and [`KEEPALIVE_RETRIES`] the kernel gives up
+/// after 30 s, together with [`TCP_USER_TIMEOUT`].
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Unanswered keepalive probes after which the kernel ends the connection: one lost packet is not a verdict.
+pub const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long the explorer waits for an incumbent's answer when another instance claims its name. A living
+/// node answers within a round trip; without an answer it is a ghost and the newcomer takes the name.
+pub const GHOST_PING: Duration = Duration::from_secs(2);
+
+// ---- Reconnecting -------------------------------------------------------------------------------------
+
+/// Delay after the first failed attempt; it doubles from here. Short, because most failures are a restart.
+pub const RECONNECT_FIRST: Duration = Duration::from_millis(100);
+
+/// The longest delay between attempts: a node is back within half a minute after its line is, and a fleet
+/// of 8,000 that cannot connect costs fewer than 300 attempts a second.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
+
+/// A session that lasted this long was healthy: the delay starts again at [`RECONNECT_FIRST`]. Three
+/// heartbeats; a session that ends sooner (accepted, then refused or cut) must not reset the delay.
+pub const HEALTHY_AFTER: Duration = Duration::from_secs(30);
+
+// ---- What a peer may ask for --------------------------------------------------------------------------
+
+/// The payload of an open header, of its reply, and of the short control messages. Ids, a trace and a
+/// sentence with a remedy fit in a quarter of it.
+pub const OPEN_MAX: usize = 4 * KIB;
+
+/// The shortest heartbeat interval. Below it a busy machine's own scheduling would end sessions; a fleet of
+/// ten thousand nodes would already send a hundred thousand heartbeats a second.
+pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+
+/// The longest heartbeat interval. A dead node would go unnoticed for two of them, and many NATs forget a
+/// silent connection after a few minutes.
+pub const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_exactly_one_mux_frame_and_holds_any_datagram() {
+        assert_eq!(RECORD_MAX, MAX_RECORD_PAYLOAD + 4);
+        assert_eq!(RECORD_MAX, 64 * KIB);
+        assert_eq!(EARLY_BYTES_MAX, RECORD_MAX);
+        let largest_udp_payload = 65_507;
+        assert!(MAX_RECORD_PAYLOAD >= largest_udp_payload);
+        assert!(HEAD_MAX <= MAX_RECORD_PAYLOAD && END_TEXT_MAX <= HEAD_MAX && SMALL_RECORD <= RECORD_MAX);
+    }
+
+    #[test]
+    fn agreed_permits_never_reach_the_limit_of_the_mux() {
+        let permits = (SUBSTREAMS_FROM_CLIENT + SUBSTREAMS_FROM_NODE) as usize;
+        assert!(permits + 2 * MUX_ACK_BACKLOG + 2048 <= MUX_STREAMS_MAX);
+        // The crate panics when the window sum does not cover the first window of every stream.
+        assert!(MUX_WINDOW_SUM >= MUX_STREAMS_MAX * 256 * KIB);
+    }
+
+    #[test]
+    fn one_hanging_service_leaves_half_of_the_backlog() {
+        assert!(2 * SERVICE_OPENS_IN_FLIGHT <= MUX_ACK_BACKLOG);
+    }
+
+    #[test]
+    fn the_ledger_allows_what_the_windows_allow() {
+        let grown_window = 64 * MIB + 256 * KIB;
+        assert!(STREAM_UNREAD_MAX > grown_window + RECORD_MAX);
+        assert!(SESSION_UNREAD_MAX > STREAM_UNREAD_MAX);
+        assert!(SESSION_UNREAD_FAIR < STREAM_UNREAD_MAX);
+        assert!(SESSION_SENDING_MAX >= WRITE_BATCH && WRITE_BATCH_BLOCKED <= WRITE_BATCH);
+    }
+
+    #[test]
+    fn the_kernel_is_a_backstop_behind_the_heartbeats() {
+        assert!(TCP_USER_TIMEOUT > 2 * HEARTBEAT);
+        assert_eq!(KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES, TCP_USER_TIMEOUT);
+        assert!(HEALTHY_AFTER > 2 * HEARTBEAT);
+        assert!(SNIFF_TIMEOUT < HANDSHAKE_TIMEOUT && DIAL_TIMEOUT <= HANDSHAKE_TIMEOUT);
+        assert!(RECONNECT_FIRST < RECONNECT_MAX && ACCEPTED_AFTER < OPEN_TIMEOUT);
+    }
+}
