@@ -1,8 +1,8 @@
 //! Every bound of the system in one place, because a bound without a reason is either a guess or a trap.
 //!
 //! A peer chooses what it sends; these numbers decide what that can cost the receiver in memory, time and
-//! descriptors. Whoever changes one reads its reason first, and the relations between them are tested
-//! below. Sizes are bytes unless the comment says otherwise.
+//! descriptors. Whoever changes one reads its reason first; the relations between them are checked by
+//! the compiler at the end of this file. Sizes are bytes unless the comment says otherwise.
 
 use std::time::Duration;
 
@@ -249,48 +249,41 @@ pub const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 /// silent connection after a few minutes.
 pub const HEARTBEAT_MAX: Duration = Duration::from_secs(60);
 
+// The relations the reasons above rely on. Whoever breaks one does not get past the compiler.
+const _: () = {
+    // A record is exactly one mux frame and holds any UDP datagram.
+    assert!(RECORD_MAX == MAX_RECORD_PAYLOAD + 4 && RECORD_MAX == 64 * KIB && EARLY_BYTES_MAX >= RECORD_MAX);
+    assert!(MAX_RECORD_PAYLOAD >= 65_507);
+    assert!(HEAD_MAX <= MAX_RECORD_PAYLOAD && END_TEXT_MAX <= HEAD_MAX && SMALL_RECORD <= RECORD_MAX);
+    // Agreed permits never reach the limit of the mux, and its windows cover the first window of every stream.
+    assert!((SUBSTREAMS_FROM_CLIENT + SUBSTREAMS_FROM_NODE) as usize + 2 * MUX_ACK_BACKLOG < MUX_STREAMS_MAX);
+    assert!(MUX_WINDOW_SUM >= MUX_STREAMS_MAX * 256 * KIB);
+    // One hanging service leaves half of the backlog to the others.
+    assert!(2 * SERVICE_OPENS_IN_FLIGHT <= MUX_ACK_BACKLOG);
+    // The ledger allows what one grown window allows.
+    assert!(STREAM_UNREAD_MAX > 64 * MIB + 256 * KIB + RECORD_MAX && SESSION_UNREAD_MAX > STREAM_UNREAD_MAX);
+    assert!(SESSION_UNREAD_FAIR < STREAM_UNREAD_MAX);
+    assert!(SESSION_SENDING_MAX >= WRITE_BATCH && WRITE_BATCH >= WRITE_BATCH_BLOCKED);
+    // Control has room for several of its short messages.
+    assert!(CONTROL_OUT_MAX >= 4 * OPEN_MAX && SERVICES_MAX > OPEN_MAX);
+};
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_exactly_one_mux_frame_and_holds_any_datagram() {
-        assert_eq!(RECORD_MAX, MAX_RECORD_PAYLOAD + 4);
-        assert_eq!(RECORD_MAX, 64 * KIB);
-        assert_eq!(EARLY_BYTES_MAX, RECORD_MAX);
-        let largest_udp_payload = 65_507;
-        assert!(MAX_RECORD_PAYLOAD >= largest_udp_payload);
-        assert!(HEAD_MAX <= MAX_RECORD_PAYLOAD && END_TEXT_MAX <= HEAD_MAX && SMALL_RECORD <= RECORD_MAX);
-    }
-
-    #[test]
-    fn agreed_permits_never_reach_the_limit_of_the_mux() {
-        let permits = (SUBSTREAMS_FROM_CLIENT + SUBSTREAMS_FROM_NODE) as usize;
-        assert!(permits + 2 * MUX_ACK_BACKLOG + 2048 <= MUX_STREAMS_MAX);
-        // The crate panics when the window sum does not cover the first window of every stream.
-        assert!(MUX_WINDOW_SUM >= MUX_STREAMS_MAX * 256 * KIB);
-    }
-
-    #[test]
-    fn one_hanging_service_leaves_half_of_the_backlog() {
-        assert!(2 * SERVICE_OPENS_IN_FLIGHT <= MUX_ACK_BACKLOG);
-    }
-
-    #[test]
-    fn the_ledger_allows_what_the_windows_allow() {
-        let grown_window = 64 * MIB + 256 * KIB;
-        assert!(STREAM_UNREAD_MAX > grown_window + RECORD_MAX);
-        assert!(SESSION_UNREAD_MAX > STREAM_UNREAD_MAX);
-        assert!(SESSION_UNREAD_FAIR < STREAM_UNREAD_MAX);
-        assert!(SESSION_SENDING_MAX >= WRITE_BATCH && WRITE_BATCH_BLOCKED <= WRITE_BATCH);
-    }
-
-    #[test]
     fn the_kernel_is_a_backstop_behind_the_heartbeats() {
         assert!(TCP_USER_TIMEOUT > 2 * HEARTBEAT);
         assert_eq!(KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES, TCP_USER_TIMEOUT);
-        assert!(HEALTHY_AFTER > 2 * HEARTBEAT);
+    }
+
+    #[test]
+    fn inner_times_end_before_outer_ones() {
         assert!(SNIFF_TIMEOUT < HANDSHAKE_TIMEOUT && DIAL_TIMEOUT <= HANDSHAKE_TIMEOUT);
-        assert!(RECONNECT_FIRST < RECONNECT_MAX && ACCEPTED_AFTER < OPEN_TIMEOUT);
+        assert!(CONNECT_NEXT_ADDRESS < DIAL_TIMEOUT && GHOST_PING < HANDSHAKE_TIMEOUT);
+        assert!(ACCEPTED_AFTER < OPEN_TIMEOUT && HEALTHY_AFTER > 2 * HEARTBEAT);
+        assert!(RECONNECT_FIRST < RECONNECT_MAX);
+        assert!((HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&HEARTBEAT));
     }
 }
