@@ -92,3 +92,47 @@ impl Chunks {
         self.take(self.len).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(pieces: &[&'static str]) -> Chunks {
+        let mut chunks = Chunks::default();
+        for piece in pieces {
+            chunks.push(Bytes::from_static(piece.as_bytes()));
+        }
+        chunks
+    }
+
+    #[test]
+    fn takes_across_pieces_and_counts() {
+        let mut chunks = chunks(&["ab", "", "c", "defg"]);
+        assert_eq!(chunks.len(), 7);
+        assert_eq!(chunks.peek::<4>(), Some(*b"abcd"));
+        assert_eq!(chunks.peek::<8>(), None);
+        assert_eq!(chunks.take(8), None);
+        assert_eq!(chunks.take(4).unwrap(), "abcd");
+        assert_eq!(chunks.take_piece(100), "efg");
+        assert_eq!((chunks.len(), chunks.take(0).unwrap().len(), chunks.take_piece(1).len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn skips_what_is_there_and_keeps_the_rest() {
+        let mut chunks = chunks(&["abc", "def"]);
+        assert_eq!(chunks.skip(4), 4);
+        assert_eq!(chunks.take_all(), "ef");
+        assert_eq!(chunks.skip(4), 0);
+        assert!(chunks.take_all().is_empty());
+    }
+
+    #[test]
+    fn an_emptied_queue_gives_its_memory_back() {
+        let mut chunks = Chunks::default();
+        for _ in 0..10_000 {
+            chunks.push(Bytes::from_static(b"x"));
+        }
+        assert_eq!(chunks.skip(10_000), 10_000);
+        assert!(chunks.pieces.capacity() <= PIECES_KEPT);
+    }
+}

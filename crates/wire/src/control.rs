@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Code, Frame, FrameError, FrameType, ServiceName, SessionId, Stage, decimal, frame};
+use crate::{Code, Frame, FrameError, FrameType, ServiceName, SessionId, Stage, brief, decimal, frame};
 
 /// One message on control.
 #[derive(Debug, Clone, PartialEq)]
@@ -160,7 +160,7 @@ pub enum HealthState {
     /// It does not answer.
     Failing {
         /// What went wrong when it was last tried.
-        #[serde(default)]
+        #[serde(default, serialize_with = "brief::serialize")]
         reason: String,
     },
     /// Not tried yet, or a state of a later version.
@@ -189,6 +189,7 @@ pub struct ServiceHealth {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replaced {
     /// Who did, and what to do about it.
+    #[serde(serialize_with = "brief::serialize")]
     pub message: String,
 }
 
@@ -196,6 +197,7 @@ pub struct Replaced {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bye {
     /// Why.
+    #[serde(serialize_with = "brief::serialize")]
     pub reason: String,
 }
 
@@ -219,5 +221,79 @@ pub struct EndReport {
     /// What happened.
     pub code: Code,
     /// The same as a sentence.
+    #[serde(serialize_with = "brief::serialize")]
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_str, json, to_value};
+
+    use super::*;
+    use crate::limits;
+
+    #[test]
+    fn health_reads_as_json_people_would_write() {
+        let failing = HealthState::Failing { reason: "connection refused".into() };
+        assert_eq!(
+            to_value(&failing).unwrap(),
+            json!({ "state": "failing", "reason": "connection refused" })
+        );
+        assert_eq!(to_value(HealthState::Ok).unwrap(), json!({ "state": "ok" }));
+        assert_eq!(
+            from_str::<HealthState>(r#"{"state":"failing"}"#).unwrap(),
+            HealthState::Failing { reason: String::new() }
+        );
+        let later = r#"{"state":"warming","reason":"x","since":1}"#;
+        assert_eq!(from_str::<HealthState>(later).unwrap(), HealthState::Unknown);
+    }
+
+    #[test]
+    fn the_shortest_services() {
+        assert_eq!(from_str::<Services>("{}").unwrap(), Services::default());
+        let services: Services = from_str(r#"{"services":[{"name":"rpc"}]}"#).unwrap();
+        assert_eq!(services.services[0].health, HealthState::Unknown);
+        for wrong in ["", "..", "a/b", "a\0b", "a\r\nb", "*", "rpc>", &"x".repeat(2048)] {
+            let json = json!({ "services": [{ "name": wrong }] }).to_string();
+            let error = from_str::<Services>(&json).unwrap_err().to_string();
+            assert!(!error.contains(|c: char| c.is_control()) && error.len() < 500, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn deep_capabilities_are_refused_without_a_deep_stack() {
+        for inner in ["[", "{\"a\":"] {
+            let payload = format!("{{\"capabilities\":{}", inner.repeat(40_000));
+            let frame = Frame { kind: FrameType::Services, payload: payload.into() };
+            let error = ControlMessage::from_frame(&frame).unwrap_err();
+            assert!(matches!(error, FrameError::Json { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn services_that_are_too_many_are_told_before_they_are_sent() {
+        let mut services = Services::default();
+        services.check().unwrap();
+        services.labels.insert("x".into(), "y".repeat(limits::SERVICES_MAX));
+        let error = services.check().unwrap_err();
+        assert!(matches!(error, FrameError::TooLarge { limit: limits::SERVICES_MAX, .. }), "{error}");
+    }
+
+    #[test]
+    fn frames_of_other_places_are_no_control_messages() {
+        for kind in FrameType::ALL {
+            let frame = Frame { kind: *kind, payload: "[]".into() };
+            let belongs = Stage::Control.limit(*kind).is_some();
+            let error = ControlMessage::from_frame(&frame).unwrap_err();
+            assert_eq!(matches!(error, FrameError::Unexpected { .. }), !belongs, "{kind:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_end_without_session() {
+        let end = EndReport { at_unix_ms: 7, session: None, code: Code::Lost, message: "no route".into() };
+        let json = json!({ "at_unix_ms": "7", "code": "lost", "message": "no route" });
+        assert_eq!(to_value(&end).unwrap(), json);
+        assert_eq!(serde_json::from_value::<EndReport>(json).unwrap(), end);
+    }
 }

@@ -16,3 +16,34 @@ pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct Number(#[serde(with = "super")] u64);
+
+    #[test]
+    fn keeps_all_64_bits_and_one_way_to_write_them() {
+        for number in [0, 1, 10, u64::MAX] {
+            let json = serde_json::to_string(&Number(number)).unwrap();
+            assert_eq!(json, format!("\"{number}\""));
+            assert_eq!(serde_json::from_str::<Number>(&json).unwrap(), Number(number));
+        }
+        for wrong in [
+            "7",
+            "\"\"",
+            "\"+7\"",
+            "\"-7\"",
+            "\"007\"",
+            "\"00\"",
+            "\" 7\"",
+            "\"18446744073709551616\"",
+            "null",
+        ] {
+            serde_json::from_str::<Number>(wrong).unwrap_err();
+        }
+    }
+}

@@ -141,13 +141,17 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Reads the payload. Fields `T` doesn't know are ignored.
+    /// Reads the payload, a JSON object. Fields `T` doesn't know are ignored.
     ///
     /// # Errors
     /// [`FrameError::Utf8`] or [`FrameError::Json`].
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, FrameError> {
         let text = std::str::from_utf8(&self.payload)
             .map_err(|error| FrameError::Utf8 { kind: self.kind, at: error.valid_up_to() })?;
+        // Otherwise an array with the fields in order would do as well, and become part of the protocol by accident.
+        if !text.trim_ascii_start().starts_with('{') {
+            return Err(FrameError::Json { kind: self.kind, reason: "a JSON object is expected".to_owned() });
+        }
         serde_json::from_str(text).map_err(|error| FrameError::Json {
             kind: self.kind,
             reason: sanitize(&error.to_string(), JSON_REASON_MAX),
@@ -233,12 +237,8 @@ impl FrameDecoder {
     /// How many more bytes [`next`](Self::next) needs before it can get any further: what is missing of the header,
     /// then what is missing of the payload. 0 if a frame (or an error) is ready.
     pub fn needed(&self) -> usize {
-        let behind = self.skipping;
-        if behind >= self.bytes.len() && behind > 0 {
-            return behind + HEADER_LEN - self.bytes.len();
-        }
-        if behind > 0 {
-            return 0;
+        if self.skipping > 0 {
+            return (self.skipping + HEADER_LEN).saturating_sub(self.bytes.len());
         }
         match self.bytes.peek::<HEADER_LEN>() {
             None if self.check_magic().is_err() => 0,
@@ -396,5 +396,171 @@ impl FrameError {
             | Self::Json { .. }
             | Self::Truncated { .. } => Code::BadFrame,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn decoder(stage: Stage, bytes: &[u8]) -> FrameDecoder {
+        let mut decoder = FrameDecoder::new(stage);
+        decoder.push(Bytes::copy_from_slice(bytes));
+        decoder
+    }
+
+    fn with_length(kind: u8, len: u32) -> Vec<u8> {
+        [&MAGIC[..], &[kind], &len.to_be_bytes()].concat()
+    }
+
+    #[test]
+    fn golden_bytes() {
+        let bytes = encode(FrameType::HeartbeatAck, &json!({ "seq": "7" }));
+        assert_eq!(bytes, b"RBK\x01\x21\x00\x00\x00\x0b{\"seq\":\"7\"}");
+        let frame = decoder(Stage::Control, &bytes).next().unwrap().unwrap();
+        assert_eq!(frame.kind, FrameType::HeartbeatAck);
+        assert_eq!(frame.parse::<Value>().unwrap(), json!({ "seq": "7" }));
+    }
+
+    #[test]
+    fn numbers_and_types_belong_together() {
+        for kind in FrameType::ALL {
+            assert_eq!(FrameType::from_number(kind.number()), Some(*kind));
+        }
+        // Reserved for later versions.
+        for number in [0, 2, 3, 6, 36, 38, 41, 255] {
+            assert_eq!(FrameType::from_number(number), None);
+        }
+    }
+
+    #[test]
+    fn every_type_has_its_place() {
+        let stages = [
+            (Stage::HelloExpected, &[FrameType::Hello][..]),
+            (Stage::HelloReply, &[FrameType::Welcome, FrameType::Denied]),
+            (Stage::OpenExpected, &[FrameType::Open]),
+            (Stage::OpenReply, &[FrameType::Accepted, FrameType::Opened, FrameType::Refused]),
+            (Stage::Control, &FrameType::ALL[7..]),
+        ];
+        for (stage, allowed) in stages {
+            for kind in FrameType::ALL {
+                let outcome = decoder(stage, &encode(*kind, &json!({}))).next();
+                if allowed.contains(kind) {
+                    assert_eq!(outcome.unwrap().unwrap().kind, *kind);
+                } else {
+                    let error = outcome.unwrap_err();
+                    assert!(matches!(error, FrameError::Unexpected { kind: k, .. } if k == *kind), "{error}");
+                    assert_eq!(error.code(), Code::BadFrame);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_is_judged_before_the_payload_comes() {
+        for (stage, kind, limit) in [
+            (Stage::HelloExpected, FrameType::Hello, limits::HANDSHAKE_BYTES_MAX - HEADER_LEN),
+            (Stage::OpenExpected, FrameType::Open, limits::OPEN_MAX),
+            (Stage::Control, FrameType::Services, limits::SERVICES_MAX),
+        ] {
+            let len = u32::try_from(limit).unwrap();
+            let mut fits = decoder(stage, &with_length(kind.number(), len));
+            assert_eq!(fits.next(), Ok(None));
+            assert_eq!(fits.needed(), limit);
+            let error = decoder(stage, &with_length(kind.number(), len + 1)).next().unwrap_err();
+            assert_eq!(error, FrameError::TooLarge { number: kind.number(), len: len + 1, limit });
+            assert_eq!(error.code(), Code::TooLarge);
+        }
+    }
+
+    #[test]
+    fn unknown_types_are_passed_over_on_control_only() {
+        let mut bytes = with_length(200, 5);
+        bytes.extend_from_slice(b"12345");
+        bytes.extend(encode(FrameType::Bye, &json!({ "reason": "" })));
+        assert_eq!(decoder(Stage::Control, &bytes).next().unwrap().unwrap().kind, FrameType::Bye);
+        let error = decoder(Stage::OpenReply, &bytes).next().unwrap_err();
+        assert!(matches!(error, FrameError::UnknownType { number: 200, .. }), "{error}");
+        let error = decoder(Stage::Control, &with_length(200, u32::MAX)).next().unwrap_err();
+        assert!(matches!(error, FrameError::TooLarge { number: 200, .. }), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_frame_is_dropped_while_it_comes() {
+        let mut decoder = decoder(Stage::Control, &with_length(200, 1000));
+        for _ in 0..9 {
+            decoder.push(Bytes::from_static(&[b'x'; 100]));
+            assert_eq!(decoder.next(), Ok(None));
+            assert_eq!(decoder.bytes.len(), 0);
+        }
+        assert_eq!(decoder.needed(), 100 + HEADER_LEN);
+        decoder.finish().unwrap_err();
+        decoder.push(Bytes::from_static(&[b'x'; 100]));
+        assert_eq!(decoder.next(), Ok(None));
+        decoder.finish().unwrap();
+    }
+
+    #[test]
+    fn a_wrong_protocol_is_told_by_its_first_byte() {
+        for first in ["G", "\x16\x03\x01", "RBK\x02", "SSH-2.0-x"] {
+            let error = decoder(Stage::HelloExpected, first.as_bytes()).next().unwrap_err();
+            assert!(matches!(error, FrameError::Magic { .. }), "{error}");
+        }
+        assert_eq!(decoder(Stage::HelloExpected, b"RBK").next(), Ok(None));
+    }
+
+    #[test]
+    fn the_stage_holds_from_the_next_frame_on() {
+        let mut bytes = encode(FrameType::Open, &json!({}));
+        bytes.extend(encode(FrameType::Services, &json!({})));
+        let mut decoder = decoder(Stage::OpenExpected, &bytes);
+        assert_eq!(decoder.next().unwrap().unwrap().kind, FrameType::Open);
+        decoder.set_stage(Stage::Control);
+        assert_eq!(decoder.next().unwrap().unwrap().kind, FrameType::Services);
+        assert_eq!(decoder.next(), Ok(None));
+    }
+
+    #[test]
+    fn what_follows_a_frame_is_kept_as_it_is() {
+        let mut bytes = encode(FrameType::Opened, &json!({}));
+        bytes.extend_from_slice(b"\x00\x00\x00\x02hi");
+        let mut decoder = decoder(Stage::OpenReply, &bytes);
+        decoder.next().unwrap().unwrap();
+        assert_eq!(decoder.take_rest(), &b"\x00\x00\x00\x02hi"[..]);
+        decoder.finish().unwrap();
+    }
+
+    #[test]
+    fn payloads_that_are_no_message() {
+        let frame =
+            |payload: &'static [u8]| Frame { kind: FrameType::Bye, payload: Bytes::from_static(payload) };
+        let parse = |payload| frame(payload).parse::<crate::Bye>().unwrap_err();
+        assert_eq!(parse(b"{\"reason\":\"\xff\"}"), FrameError::Utf8 { kind: FrameType::Bye, at: 11 });
+        for wrong in [
+            &b""[..],
+            b"{",
+            b"null",
+            b"[\"reason\"]",
+            b"{}",
+            b"{\"reason\":1}",
+            b"{\"reason\":\"\"} x",
+            b"\xef\xbb\xbf{}",
+        ] {
+            let error = parse(wrong);
+            assert!(matches!(error, FrameError::Json { .. }), "{error}");
+            assert_eq!(error.code(), Code::BadFrame);
+        }
+        let deep = Frame { kind: FrameType::Services, payload: Bytes::from("[".repeat(100_000)) };
+        deep.parse::<Value>().unwrap_err();
+    }
+
+    #[test]
+    fn an_error_never_repeats_what_the_peer_chose_unescaped() {
+        let payload = Bytes::from_static(b"{\"kind\":\"\\u001b[2J\\r\\nfake log line\"}");
+        let error = Frame { kind: FrameType::Open, payload }.parse::<crate::Open>().unwrap_err().to_string();
+        assert!(!error.contains(|c: char| c.is_control()), "{error:?}");
+        assert!(error.contains("fake log line"), "{error}");
     }
 }

@@ -294,3 +294,156 @@ impl HandshakeError {
         Refusal::new(self.code(), self.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::Instance;
+
+    fn hello() -> Hello {
+        Hello {
+            role: Role::Node,
+            id: "edge-7".parse().unwrap(),
+            generation: Generation { instance: Instance::from_bytes([1; 16]), slot: 0, seq: 1 },
+            protocol: ProtocolRange::SUPPORTED,
+            agent: "reachback/0.1.0".into(),
+            nonce: Nonce([2; 32]),
+            features: vec![],
+            credential: Some(Credential(json!({ "token": "hunter2" }))),
+            resume: None,
+        }
+    }
+
+    fn welcome() -> Welcome {
+        Welcome {
+            explorer: "hub-1".parse().unwrap(),
+            session: SessionId(41),
+            heartbeat_ms: 10_000,
+            time_unix_ms: 1_790_000_000_000,
+            limits: SessionLimits { max_substreams: 1024 },
+            features: vec![],
+            siblings: vec![],
+            reconnect_window_ms: 0,
+            resume: None,
+        }
+    }
+
+    fn read(stage: Stage, bytes: Vec<u8>) -> Frame {
+        let mut decoder = frame::FrameDecoder::new(stage);
+        decoder.push(bytes.into());
+        decoder.next().unwrap().unwrap()
+    }
+
+    fn greet(hello: &serde_json::Value) -> Result<Admission, HandshakeError> {
+        let bytes = frame::encode(FrameType::Hello, hello);
+        Acceptor::new(ProtocolRange::SUPPORTED).on_frame(read(Stage::HelloExpected, bytes))
+    }
+
+    #[test]
+    fn both_ends_meet() {
+        let (dialer, bytes) = Dialer::new(&hello());
+        let acceptor = Acceptor::new(ProtocolRange { min: 1, max: 3 });
+        let admission = acceptor.on_frame(read(Stage::HelloExpected, bytes)).unwrap();
+        assert_eq!((&admission.hello, admission.version), (&hello(), 1));
+        let step = dialer.on_frame(read(Stage::HelloReply, admission.welcome(&welcome()))).unwrap();
+        assert_eq!(step, DialerStep::Welcome(welcome()));
+
+        let refusal = Refusal::new(Code::Replaced, "another process has this name");
+        let (dialer, _) = Dialer::new(&hello());
+        let step = dialer.on_frame(read(Stage::HelloReply, admission.deny(&refusal))).unwrap();
+        assert_eq!(step, DialerStep::Denied(refusal));
+    }
+
+    #[test]
+    fn versions_meet_at_the_newest_common_one() {
+        let range = |min, max| ProtocolRange { min, max };
+        for (a, b, common) in [
+            (range(1, 1), range(1, 1), Some(1)),
+            (range(1, 3), range(2, 5), Some(3)),
+            (range(2, 5), range(1, 3), Some(3)),
+            (range(1, 1), range(2, 9), None),
+            (range(4, 2), range(1, 9), None),
+            (range(0, u32::MAX), range(7, 7), Some(7)),
+        ] {
+            assert_eq!(a.common(b), common, "{a} and {b}");
+            assert_eq!(b.common(a), common, "{b} and {a}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_even_if_nothing_else_can_be_read() {
+        for (theirs, old) in
+            [(json!({ "min": 2, "max": 3 }), "explorer"), (json!({ "min": 0, "max": 0 }), "dialer")]
+        {
+            let refusal = greet(&json!({ "protocol": theirs, "role": ["satellite"] })).unwrap_err().refusal();
+            assert_eq!(refusal.code, Code::VersionMismatch);
+            assert!(refusal.message.contains(&format!("update the {old}")), "{refusal}");
+            assert!(refusal.message.contains("protocol 1"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_hello_that_lacks_something_or_has_the_wrong_thing() {
+        for (field, wrong) in [
+            ("role", json!("root")),
+            ("id", json!("../etc")),
+            ("id", json!("a\u{0}b")),
+            ("id", json!("x\r\nSet-Cookie: y")),
+            ("id", json!("*")),
+            ("id", json!("edge->x")),
+            ("id", json!("all")),
+            ("id", json!("x".repeat(2048))),
+            ("generation", json!({ "instance": "00", "slot": 0, "seq": "1" })),
+            ("nonce", json!("")),
+            ("protocol", json!(null)),
+            ("protocol", json!({ "min": -1, "max": 1 })),
+        ] {
+            let mut hello = serde_json::to_value(hello()).unwrap();
+            hello[field] = wrong;
+            let refusal = greet(&hello).unwrap_err().refusal();
+            assert_eq!(refusal.code, Code::BadFrame, "{field}");
+            assert!(refusal.message.contains("Hello"), "{refusal}");
+            assert!(
+                !refusal.message.contains(|c: char| c.is_control()) && refusal.message.len() < 600,
+                "{refusal}"
+            );
+
+            hello.as_object_mut().unwrap().remove(field);
+            let refusal = greet(&hello).unwrap_err().refusal();
+            assert!(refusal.message.contains(field), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn only_the_right_frames_are_taken() {
+        for kind in FrameType::ALL {
+            let frame = || Frame { kind: *kind, payload: "{}".into() };
+            let acceptor = Acceptor::new(ProtocolRange::SUPPORTED).on_frame(frame()).unwrap_err();
+            let unexpected = matches!(acceptor, HandshakeError::Frame(FrameError::Unexpected { .. }));
+            assert_eq!(unexpected, *kind != FrameType::Hello, "{acceptor}");
+            let dialer = Dialer::new(&hello()).0.on_frame(frame()).unwrap_err();
+            let unexpected = matches!(dialer, HandshakeError::Frame(FrameError::Unexpected { .. }));
+            assert_eq!(unexpected, !matches!(kind, FrameType::Welcome | FrameType::Denied), "{dialer}");
+        }
+    }
+
+    #[test]
+    fn a_heartbeat_that_would_spin_or_sleep_is_not_agreed_to() {
+        for (ms, fine) in
+            [(0, false), (99, false), (100, true), (60_000, true), (60_001, false), (u64::MAX, false)]
+        {
+            let bytes = frame::encode(FrameType::Welcome, &Welcome { heartbeat_ms: ms, ..welcome() });
+            let outcome = Dialer::new(&hello()).0.on_frame(read(Stage::HelloReply, bytes));
+            assert_eq!(outcome.is_ok(), fine, "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_credential_travels_and_does_not_show() {
+        let json = serde_json::to_value(hello()).unwrap();
+        assert_eq!(json["credential"], json!({ "token": "hunter2" }));
+        assert!(!format!("{:?}", greet(&json).unwrap()).contains("hunter2"));
+    }
+}

@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod brief;
 mod chunks;
 pub mod code;
 pub mod control;
@@ -33,13 +34,13 @@ pub mod text;
 
 pub use code::{Code, CodeRow, Delivered, Retry};
 pub use control::{
-    Bye, ControlMessage, EndReport, Ends, Health, HealthState, Heartbeat, HeartbeatAck, Replaced, ServiceHealth,
-    ServiceInfo, Services,
+    Bye, ControlMessage, EndReport, Ends, Health, HealthState, Heartbeat, HeartbeatAck, Replaced,
+    ServiceHealth, ServiceInfo, Services,
 };
 pub use frame::{Frame, FrameDecoder, FrameError, FrameType, Stage};
 pub use handshake::{
-    Acceptor, Admission as HandshakeAdmission, Credential, Dialer, DialerStep, HandshakeError, Hello, ProtocolRange,
-    Role, SessionLimits, Welcome,
+    Acceptor, Admission as HandshakeAdmission, Credential, Dialer, DialerStep, HandshakeError, Hello,
+    ProtocolRange, Role, SessionLimits, Welcome,
 };
 pub use id::{Generation, IdError, Instance, NodeId, Nonce, ServiceName, SessionId};
 pub use liveness::{Death, Liveness, LivenessAction, Pulse};

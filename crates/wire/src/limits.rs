@@ -199,10 +199,6 @@ pub const ENDS_KEPT: usize = 10;
 /// late 2, unanswered 6): a dead line is known within 20 s, and a fleet of 8,000 costs 800 frames a second.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// Heartbeats without an answer that a session remembers. Six intervals end it, so more wait only when it was
-/// polled in bursts.
-pub const HEARTBEATS_REMEMBERED: usize = 16;
-
 /// When unacknowledged bytes end the connection in the kernel (`TCP_USER_TIMEOUT`): the backstop behind the
 /// heartbeats, hence later than the 20 s they need.
 pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -237,9 +233,9 @@ pub const HEALTHY_AFTER: Duration = Duration::from_secs(30);
 
 // ---- What a peer may ask for --------------------------------------------------------------------------
 
-/// The payload of an open header, of its reply, and of the short control messages. Ids, a trace and a
-/// sentence with a remedy fit in a quarter of it.
-pub const OPEN_MAX: usize = 4 * KIB;
+/// The payload of an open header, of its reply, and of the short control messages: a reason of
+/// [`END_TEXT_MAX`] of which every byte has to be escaped (`\u0000`) still fits, and ids and a trace do anyway.
+pub const OPEN_MAX: usize = 8 * KIB;
 
 /// The shortest heartbeat interval. Below it a busy machine's own scheduling would end sessions; a fleet of
 /// ten thousand nodes would already send a hundred thousand heartbeats a second.

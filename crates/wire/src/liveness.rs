@@ -12,8 +12,6 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use crate::limits::HEARTBEATS_REMEMBERED;
-
 /// Silence for this many heartbeats is death.
 const SILENT_AFTER: u32 = 2;
 /// An answer missing for this many heartbeats is late.
@@ -66,7 +64,8 @@ pub struct Liveness {
     last_byte: Duration,
     next_heartbeat: Duration,
     next_seq: u64,
-    /// Heartbeats without an answer and when they were sent, oldest first.
+    /// Heartbeats without an answer and when they were sent, oldest first. Bounded by death: one an interval
+    /// until the session is late, and one an interval while it is.
     unanswered: VecDeque<(u64, Duration)>,
     /// Since when the session has been late; `None` while it is live.
     late_since: Option<Duration>,
@@ -166,10 +165,6 @@ impl Liveness {
         let seq = self.next_seq;
         self.next_seq += 1;
         self.next_heartbeat = now.saturating_add(self.heartbeat);
-        if self.unanswered.len() == HEARTBEATS_REMEMBERED {
-            // The oldest keeps the clock and the newest measures the line; one between is missed least.
-            self.unanswered.remove(1);
-        }
         self.unanswered.push_back((seq, now));
         LivenessAction::SendHeartbeat { seq }
     }
@@ -455,19 +450,39 @@ mod tests {
 
         #[test]
         fn memory_and_deadlines_stay_sane_whatever_happens(
-            events in prop::collection::vec((0_u8..3, 0_u64..50_000, 0_u64..20), 0..200),
+            events in prop::collection::vec((0_u64..50_000, any::<bool>(), 0_u64..10), 0..400),
         ) {
             let mut machine = Liveness::new(H, Duration::ZERO);
             let mut now = Duration::ZERO;
-            for (kind, step, seq) in events {
-                match kind {
-                    0 => machine.on_bytes(now),
-                    1 => drop(machine.on_ack(seq, now)),
-                    _ => drop(poll_all(&mut machine, now)),
+            let mut last_seq = 0;
+            for (step, bytes, age) in events {
+                if bytes {
+                    machine.on_bytes(now);
                 }
-                prop_assert!(machine.unanswered.len() <= HEARTBEATS_REMEMBERED);
+                if age < 3 {
+                    machine.on_ack(last_seq.saturating_sub(age), now);
+                }
+                for action in poll_all(&mut machine, now) {
+                    if let LivenessAction::SendHeartbeat { seq } = action {
+                        last_seq = seq;
+                    }
+                }
+                prop_assert!(machine.unanswered.len() <= 8);
                 now += Duration::from_millis(step);
             }
+        }
+
+        #[test]
+        fn unanswered_heartbeats_are_bounded_however_seldom_it_is_polled(steps in prop::collection::vec(0_u64..50_000, 50..100)) {
+            let mut machine = Liveness::new(H, Duration::ZERO);
+            let mut now = Duration::ZERO;
+            for step in steps {
+                machine.on_bytes(now);
+                poll_all(&mut machine, now);
+                prop_assert!(machine.unanswered.len() <= 8);
+                now += Duration::from_millis(step);
+            }
+            prop_assert!(machine.died.is_some());
         }
     }
 }

@@ -170,3 +170,62 @@ impl TryFrom<Unchecked> for Open {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_str, json, to_value};
+
+    use super::*;
+
+    fn target() -> Target {
+        "edge-7/rpc".parse().unwrap()
+    }
+
+    #[test]
+    fn says_only_what_there_is_to_say() {
+        assert_eq!(to_value(Open::control()).unwrap(), json!({ "kind": "control", "hop": 0 }));
+        let call = Open::call(target(), Duration::from_secs(2)).expecting(Instance::from_bytes([0xab; 16]));
+        let json = json!({
+            "target": "edge-7/rpc",
+            "kind": "call",
+            "deadline_ms": 2000,
+            "hop": 0,
+            "expect_instance": "ab".repeat(16),
+        });
+        assert_eq!(to_value(&call).unwrap(), json);
+        assert_eq!(call.deadline(), Some(Duration::from_secs(2)));
+        assert_eq!(serde_json::from_value::<Open>(json).unwrap(), call);
+    }
+
+    #[test]
+    fn the_shortest_open_and_fields_of_later_versions() {
+        let open: Open = from_str(r#"{"kind":"stream","target":"edge-7/rpc","priority":9}"#).unwrap();
+        assert_eq!(open, Open::stream(target()));
+        assert_eq!(from_str::<Opened>(r#"{"later":1}"#).unwrap(), Opened::default());
+        assert_eq!(from_str::<Accepted>("{}").unwrap(), Accepted {});
+    }
+
+    #[test]
+    fn opens_that_make_no_sense() {
+        for (json, why) in [
+            (r#"{"kind":"control","target":"edge-7/rpc"}"#, "no target"),
+            (r#"{"kind":"stream"}"#, "names its target"),
+            (r#"{"kind":"call"}"#, "names its target"),
+            (r#"{"kind":"datagram","target":"edge-7/rpc"}"#, "datagram"),
+            (r#"{"kind":"stream","target":"../etc/passwd"}"#, ""),
+            (r#"{"kind":"stream","target":"*/rpc"}"#, ""),
+            (r#"{"kind":"stream","target":"edge-7/rpc","hop":256}"#, "256"),
+            (r#"{"kind":"stream","target":"edge-7/rpc","deadline_ms":-1}"#, "-1"),
+            (r#"{"kind":"stream","target":"edge-7/rpc","expect_instance":"zz"}"#, ""),
+            (r#"{"target":"edge-7/rpc"}"#, "kind"),
+        ] {
+            let error = from_str::<Open>(json).unwrap_err().to_string();
+            assert!(error.contains(why), "{json}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_beyond_all_measure_does_not_overflow() {
+        assert_eq!(Open::call(target(), Duration::MAX).deadline_ms, Some(u64::MAX));
+    }
+}

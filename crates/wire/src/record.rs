@@ -14,7 +14,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, chunks::Chunks, limits, text::sanitize};
+use crate::{Code, brief::cut, chunks::Chunks, limits, text::sanitize};
 
 pub use crate::limits::MAX_RECORD_PAYLOAD;
 
@@ -387,14 +387,133 @@ fn end_payload(status: &EndStatus) -> Vec<u8> {
     }
 }
 
-/// At most `max` bytes of `text`, without half a character.
-fn cut(text: &str, max: usize) -> &str {
-    &text[..text.floor_char_boundary(max)]
-}
-
 fn with_header(kind: RecordKind, payload: &[u8]) -> Vec<u8> {
     let mut record = Vec::with_capacity(RECORD_HEADER_LEN + payload.len());
     record.extend_from_slice(&record_header(kind, payload.len()));
     record.extend_from_slice(payload);
     record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn records(delivery: Delivery, bytes: &[u8]) -> Result<Vec<Record>, RecordError> {
+        let mut decoder = RecordDecoder::new(delivery);
+        decoder.push(Bytes::copy_from_slice(bytes));
+        let mut records = Vec::new();
+        while let Some(record) = decoder.next()? {
+            records.push(record);
+        }
+        Ok(records)
+    }
+
+    fn error(bytes: &[u8]) -> RecordError {
+        records(Delivery::Streamed, bytes).unwrap_err()
+    }
+
+    #[test]
+    fn golden_bytes() {
+        assert_eq!(record_header(RecordKind::Data, 0x01_0203 & 0xffff), [0, 0, 2, 3]);
+        assert_eq!(record_header(RecordKind::Item, MAX_RECORD_PAYLOAD), [4, 0, 0xff, 0xfc]);
+        assert_eq!(encode_end(None), [1, 0, 0, 0]);
+        let status = EndStatus { code: Code::Timeout, message: "late".into() };
+        assert_eq!(encode_end(Some(&status)), b"\x01\x00\x00\x23{\"code\":\"timeout\",\"message\":\"late\"}");
+        assert_eq!(encode_reset(Code::Reset, "gone"), b"\x02\x00\x00\x08\x00\x00\x00\x05gone");
+        assert_eq!(encode_head(&serde_json::json!({})).unwrap(), b"\x03\x00\x00\x02{}");
+    }
+
+    #[test]
+    fn numbers_and_kinds_belong_together() {
+        for number in 0..=u8::MAX {
+            assert_eq!(
+                RecordKind::from_number(number).map(RecordKind::number),
+                (number < 5).then_some(number)
+            );
+        }
+    }
+
+    #[test]
+    fn pieces_of_an_item_are_data_and_its_last_piece_is_the_item() {
+        let mut decoder = RecordDecoder::new(Delivery::Streamed);
+        decoder.push(Bytes::from_static(b"\x04\x00\x00\x04ab"));
+        assert_eq!(decoder.next(), Ok(Some(Record::Data(Bytes::from_static(b"ab")))));
+        assert_eq!(decoder.next(), Ok(None));
+        assert!(!decoder.is_between_records());
+        decoder.push(Bytes::from_static(b"cd\x04\x00\x00\x00\x01"));
+        assert_eq!(decoder.next(), Ok(Some(Record::Item(Bytes::from_static(b"cd")))));
+        assert_eq!(decoder.next(), Ok(Some(Record::Item(Bytes::new()))));
+        assert_eq!((decoder.next(), decoder.buffered()), (Ok(None), 1));
+        assert!(!decoder.is_between_records());
+        decoder.push(Bytes::from_static(b"\x00\x00\x00"));
+        assert_eq!(decoder.next(), Ok(Some(Record::End(None))));
+        assert!(decoder.is_between_records());
+    }
+
+    #[test]
+    fn empty_data_is_a_datagram_and_nothing_in_a_stream() {
+        let bytes = [0, 0, 0, 0, 0, 0, 0, 1, b'x'];
+        let data = |bytes: &'static [u8]| Record::Data(Bytes::from_static(bytes));
+        assert_eq!(records(Delivery::Streamed, &bytes).unwrap(), [data(b"x")]);
+        assert_eq!(records(Delivery::Whole, &bytes).unwrap(), [data(b""), data(b"x")]);
+    }
+
+    #[test]
+    fn nothing_but_a_reset_follows_an_end_and_nothing_a_reset() {
+        let reset = encode_reset(Code::Cancelled, "");
+        let ended_then_reset = [&encode_end(None)[..], &reset].concat();
+        assert_eq!(records(Delivery::Streamed, &ended_then_reset).unwrap().len(), 2);
+        for (first, end) in [(encode_end(None), RecordKind::End), (reset, RecordKind::Reset)] {
+            for number in 0..5 {
+                let Some(kind) = RecordKind::from_number(number) else { continue };
+                if (end, kind) == (RecordKind::End, RecordKind::Reset) {
+                    continue;
+                }
+                assert_eq!(
+                    error(&[&first[..], &[number, 0, 0, 4]].concat()),
+                    RecordError::AfterEnd { kind, end }
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_length_is_judged_before_the_payload_comes() {
+        for kind in [RecordKind::Data, RecordKind::End, RecordKind::Reset, RecordKind::Head, RecordKind::Item]
+        {
+            let limit = kind.limit();
+            let mut header = record_header(kind, limit);
+            assert_eq!(records(Delivery::Whole, &header), Ok(vec![]));
+            header[1..].copy_from_slice(&(limit + 1).to_be_bytes()[5..]);
+            let error = error(&header);
+            assert_eq!(error, RecordError::TooLarge { kind, len: limit + 1, limit });
+            assert_eq!(error.code(), Code::TooLarge);
+        }
+    }
+
+    #[test]
+    fn records_that_are_none() {
+        assert_eq!(error(&[5, 0, 0, 0]), RecordError::UnknownKind { number: 5 });
+        assert_eq!(error(&[0x85, 0, 0, 0]).code(), Code::BadFrame);
+        assert_eq!(error(&[0x80, 0, 0, 9]), RecordError::Compressed { kind: RecordKind::Data });
+        assert_eq!(error(&[0x80, 0, 0, 9]).code(), Code::Compression);
+        assert_eq!(error(&[2, 0, 0, 3]), RecordError::ShortReset { len: 3 });
+        for end in [&b"\x01\x00\x00\x02{}"[..], b"\x01\x00\x00\x01x", b"\x01\x00\x00\x01\xff"] {
+            assert!(matches!(error(end), RecordError::Json { kind: RecordKind::End, .. }));
+        }
+    }
+
+    #[test]
+    fn a_garbled_text_does_not_hide_the_code() {
+        let reset = records(Delivery::Streamed, b"\x02\x00\x00\x05\x00\x00\xff\xff\xfe").unwrap();
+        assert_eq!(reset, [Record::Reset { code: 0xffff, text: "\u{fffd}".into() }]);
+    }
+
+    #[test]
+    fn a_code_of_a_later_version_ends_a_call_all_the_same() {
+        let payload = br#"{"code":"moon_phase","message":"m"}"#;
+        let record = with_header(RecordKind::End, payload);
+        let status = EndStatus { code: Code::Internal, message: "m".into() };
+        assert_eq!(records(Delivery::Streamed, &record).unwrap(), [Record::End(Some(status))]);
+    }
 }

@@ -7,16 +7,16 @@ use std::{fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{code::Code, limits, text::sanitize};
+use crate::{brief, code::Code, limits, text::sanitize};
 
 /// Why something was refused: what was wrong, where, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// What programs decide by.
     pub code: Code,
-    /// What people read. Chosen by the peer: shown only through [`Display`](fmt::Display) or
+    /// What people read; sent with at most [`limits::END_TEXT_MAX`] bytes. Chosen by the peer: shown only through [`Display`](fmt::Display) or
     /// [`sanitize`].
-    #[serde(default)]
+    #[serde(default, serialize_with = "brief::serialize")]
     pub message: String,
     /// When to try again, in milliseconds from now; absent when the code's own row says all there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
