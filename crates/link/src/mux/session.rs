@@ -1,0 +1,319 @@
+//! The handle everyone holds: opens substreams, sends on control, tells how the session is and why it ended.
+//!
+//! Handles are cheap copies; none owns the connection. What they share is here, each part behind its own short lock,
+//! and the one who does the work is the [`Driver`](super::Driver).
+
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use reachback_wire::{
+    Code, ControlMessage, FrameDecoder, FrameType, Open, Opened, Refusal, Stage, frame, limits, text,
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    OpenError, SessionEnd, StreamEnd, Substream,
+    ledger::Ledger,
+    substream::{Outgoing, Raw},
+};
+use crate::{
+    Side,
+    stats::{self, MemoryBudget, Stats},
+};
+
+/// What a session needs to know from its owner.
+#[derive(Debug, Clone)]
+pub struct SessionConfig {
+    /// Who dialled: decides stream ids and who opens control.
+    pub side: Side,
+    /// Between our heartbeats; everything about liveness follows from it.
+    pub heartbeat: Duration,
+    /// Substreams we may have open at a time, as agreed in `Welcome`. Control is not counted.
+    pub max_open: u32,
+    /// Where this session counts.
+    pub stats: Arc<Stats>,
+    /// The process's memory for what peers send.
+    pub budget: Arc<MemoryBudget>,
+}
+
+/// How alive the peer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulse {
+    /// No heartbeat of ours has been answered yet.
+    Opening,
+    /// Heartbeats are answered.
+    Live,
+    /// Bytes arrive, but heartbeats have gone unanswered for two intervals.
+    Late,
+}
+
+/// A handle to a session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    shared: Arc<Shared>,
+}
+
+/// What handle, driver, layer and substreams have in common.
+pub(super) struct Shared {
+    pub(super) stats: Arc<Stats>,
+    pub(super) ledger: Mutex<Ledger>,
+    /// Raw streams alive, control included.
+    pub(super) substreams: AtomicUsize,
+    pub(super) pulse: watch::Sender<Pulse>,
+    /// Substreams may be opened from now on.
+    pub(super) stands: watch::Sender<bool>,
+    rtt_us: AtomicU64,
+    requests: mpsc::Sender<Request>,
+    permits: Arc<Semaphore>,
+    max_open: u32,
+    end: Mutex<Option<SessionEnd>>,
+    ended: CancellationToken,
+}
+
+/// What the driver is asked for.
+pub(super) enum Request {
+    /// A stream; nothing has been written on it. The permit goes into the books with it.
+    Open(OwnedSemaphorePermit, oneshot::Sender<Box<Raw>>),
+    /// A control message to send.
+    Send(Box<ControlMessage>),
+    /// A heartbeat now; told when it is answered.
+    Probe(oneshot::Sender<()>),
+    /// Say goodbye and end.
+    Close(SessionEnd),
+}
+
+impl Session {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Opens a substream and waits for the peer's answer, for `open.deadline_ms` or [`limits::OPEN_TIMEOUT`] in all:
+    /// for control to stand, for a permit, for the answer. Dropping the future resets the substream.
+    ///
+    /// # Errors
+    /// [`OpenError::Refused`] and [`OpenError::Ended`] guarantee that nothing reached the service.
+    pub async fn open(&self, open: Open) -> Result<Substream, OpenError> {
+        let allowed = open.deadline_ms.map_or(limits::OPEN_TIMEOUT, Duration::from_millis);
+        let deadline = Instant::now() + allowed;
+        let mut raw = match timeout_at(deadline, self.raw()).await {
+            Ok(raw) => raw?,
+            Err(_) if self.shared.permits.available_permits() == 0 => {
+                return Err(OpenError::Saturated(self.shared.max_open));
+            }
+            Err(_) => return Err(OpenError::Timeout),
+        };
+        // Until the peer has said yes this is no substream to anyone, and its end is not counted as one.
+        raw.uncounted();
+        let answer = match timeout_at(deadline, negotiate(&mut raw, &open)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(OpenError::Timeout),
+        };
+        match answer {
+            Ok(early) => {
+                stats::count(&self.shared.stats.substreams_opened);
+                raw.counted();
+                Ok(Substream::new(*raw, early))
+            }
+            Err(error) => {
+                if matches!(error, OpenError::Refused(_)) {
+                    stats::count(&self.shared.stats.substreams_refused);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends a control message, waiting for room in the queue of [`limits::CONTROL_QUEUE`].
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn send_control(&self, message: ControlMessage) -> Result<(), SessionEnd> {
+        self.request(Request::Send(Box::new(message))).await
+    }
+
+    /// Ends the session for this reason. The peer is told with `Bye` if the transport takes it within
+    /// [`limits::CLOSE_FLUSH`]; unfinished substreams end `lost`.
+    pub fn close(&self, code: Code, message: &str) {
+        let end = SessionEnd::new(code, message);
+        if let Err(mpsc::error::TrySendError::Full(_)) =
+            self.shared.requests.try_send(Request::Close(end.clone()))
+        {
+            // The driver has more to do than it can: no goodbye, but an end.
+            self.shared.set_end(end.code, end.message);
+        }
+    }
+
+    /// Why the session is over, once it is.
+    pub fn end(&self) -> Option<SessionEnd> {
+        self.shared.end()
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&self) -> SessionEnd {
+        self.shared.ended().await
+    }
+
+    /// The peer's pulse, and its changes.
+    pub fn pulse(&self) -> watch::Receiver<Pulse> {
+        self.shared.pulse.subscribe()
+    }
+
+    /// The last heartbeat's round trip, through everything that was queued in front of it.
+    pub fn rtt(&self) -> Option<Duration> {
+        match self.shared.rtt_us.load(Ordering::Relaxed) {
+            0 => None,
+            us => Some(Duration::from_micros(us)),
+        }
+    }
+
+    /// Substreams open now, both directions, without control.
+    pub fn substreams(&self) -> usize {
+        self.shared.substreams.load(Ordering::Relaxed).saturating_sub(1)
+    }
+
+    /// Asks the peer for a sign of life now: true if it answers within this time. Tells a ghost from a clone.
+    pub async fn answers(&self, within: Duration) -> bool {
+        let (answered, answer) = oneshot::channel();
+        let asking = async { self.request(Request::Probe(answered)).await.is_ok() && answer.await.is_ok() };
+        tokio::time::timeout(within, asking).await.unwrap_or(false)
+    }
+
+    /// Whether two handles are of one session.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    async fn raw(&self) -> Result<Box<Raw>, OpenError> {
+        let mut stands = self.shared.stands.subscribe();
+        let shared = &self.shared;
+        let waiting = async {
+            // The sender lives as long as `shared`.
+            let _ = stands.wait_for(|stands| *stands).await;
+            let permit = Arc::clone(&shared.permits).acquire_owned().await.ok()?;
+            let (give, taken) = oneshot::channel();
+            self.request(Request::Open(permit, give)).await.ok()?;
+            taken.await.ok()
+        };
+        tokio::select! {
+            raw = waiting => match raw {
+                Some(raw) => Ok(raw),
+                None => Err(OpenError::Ended(shared.ended().await)),
+            },
+            end = shared.ended() => Err(OpenError::Ended(end)),
+        }
+    }
+
+    async fn request(&self, request: Request) -> Result<(), SessionEnd> {
+        match self.shared.requests.send(request).await {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.ended().await),
+        }
+    }
+}
+
+/// Sends `Open` and reads frames until the answer. Returns what came behind it.
+async fn negotiate(raw: &mut Raw, open: &Open) -> Result<bytes::Bytes, OpenError> {
+    let mut request = Outgoing::framed(frame::encode(FrameType::Open, open));
+    let written = poll_fn(|cx| raw.poll_write(cx, &mut request)).await;
+    if let Err(StreamEnd::Lost(end)) = written {
+        return Err(OpenError::Lost(end));
+    }
+    // Another error to write may be a refusal's shadow: the answer is read all the same.
+    let mut answers = FrameDecoder::new(Stage::OpenReply);
+    loop {
+        match answers.next() {
+            Ok(Some(answer)) => match answer.kind {
+                FrameType::Accepted => {}
+                FrameType::Opened => {
+                    answer.parse::<Opened>().map_err(|error| OpenError::Protocol(error.to_string()))?;
+                    return Ok(answers.take_rest());
+                }
+                _ => {
+                    let refusal: Refusal =
+                        answer.parse().map_err(|error| OpenError::Protocol(error.to_string()))?;
+                    let message = text::sanitize(&refusal.message, limits::END_TEXT_MAX);
+                    return Err(OpenError::Refused(Refusal { message, ..refusal }));
+                }
+            },
+            Ok(None) => match poll_fn(|cx| raw.poll_read(cx)).await {
+                Ok(bytes) => answers.push(bytes),
+                Err(StreamEnd::Lost(end)) => return Err(OpenError::Lost(end)),
+                Err(_) => return Err(OpenError::Protocol("the open was reset instead of answered".into())),
+            },
+            Err(error) => return Err(OpenError::Protocol(error.to_string())),
+        }
+    }
+}
+
+impl Shared {
+    pub(super) fn new(config: &SessionConfig) -> (Arc<Self>, mpsc::Receiver<Request>) {
+        let (requests, inbox) = mpsc::channel(limits::SESSION_REQUESTS);
+        let shared = Self {
+            stats: Arc::clone(&config.stats),
+            ledger: Mutex::new(Ledger::new(Arc::clone(&config.budget))),
+            substreams: AtomicUsize::new(0),
+            pulse: watch::Sender::new(Pulse::Opening),
+            stands: watch::Sender::new(false),
+            rtt_us: AtomicU64::new(0),
+            requests,
+            permits: Arc::new(Semaphore::new(config.max_open as usize)),
+            max_open: config.max_open,
+            end: Mutex::new(None),
+            ended: CancellationToken::new(),
+        };
+        (Arc::new(shared), inbox)
+    }
+
+    /// Ends the session for everyone who looks. The first reason stands.
+    pub(super) fn set_end(&self, code: Code, message: String) {
+        let mut end = self.end.lock();
+        if end.is_none() {
+            stats::count(&self.stats.sessions_ended);
+            *end = Some(SessionEnd { code, message });
+        }
+    }
+
+    /// The peer's own words, found in what arrived before the connection closed, say more than the closing.
+    pub(super) fn set_goodbye(&self, end: SessionEnd) {
+        if self.end.lock().replace(end).is_none() {
+            stats::count(&self.stats.sessions_ended);
+        }
+    }
+
+    /// Wakes whoever waits for the end: called by the driver once the reason is final.
+    pub(super) fn announce_end(&self) {
+        self.permits.close();
+        self.ledger.lock().close();
+        self.ended.cancel();
+    }
+
+    pub(super) fn end(&self) -> Option<SessionEnd> {
+        self.end.lock().clone()
+    }
+
+    pub(super) fn set_rtt(&self, rtt: Duration) {
+        self.rtt_us.store(u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    }
+
+    async fn ended(&self) -> SessionEnd {
+        self.ended.cancelled().await;
+        self.end().unwrap_or_else(|| SessionEnd::new(Code::Lost, "the session ended"))
+    }
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("end", &self.end()).finish_non_exhaustive()
+    }
+}

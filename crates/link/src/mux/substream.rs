@@ -1,0 +1,422 @@
+//! One opaque two-way stream of records, and the four ways it can end.
+//!
+//! The mux underneath knows a half-close and a reset, and after a half-close it can't tell a clean end from a dropped
+//! one. So ends travel in band, as records, and the mux's own half-close is only sent once both sides' `End` have
+//! passed. Dropping a substream before that resets it, which frees the peer's writer.
+//!
+//! The crate's stream sits behind a small lock, so that the driver can take it away from an owner that does not read
+//! while its peer fills our memory.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::{AsyncWrite as _, Stream as _};
+use parking_lot::Mutex;
+use reachback_wire::{Code, Delivery, EndStatus, Record, RecordDecoder, RecordKind, limits, record, text};
+use tokio::io::AsyncRead;
+use tokio_util::io::poll_read_buf;
+
+use super::{StreamEnd, StreamIo, session::Shared};
+use crate::stats;
+
+/// A substream. One owner reads and writes both directions; dropping it unfinished resets it.
+pub struct Substream {
+    raw: Raw,
+    records: RecordDecoder,
+    /// Our own unfinished record of [`Substream::send`], finished first by the next call if that one was cancelled.
+    unsent: Option<Outgoing>,
+    sent_end: bool,
+    received_end: bool,
+}
+
+/// One record on its way out: header and payload in one buffer, so that they leave in one write.
+pub struct Outgoing {
+    bytes: BytesMut,
+    from: usize,
+}
+
+/// The stream under the records, as the crate sees it.
+pub(super) struct Raw {
+    core: Arc<Core>,
+    id: u32,
+    shared: Arc<Shared>,
+    /// Frames are released in the ledger as they are read, or all at once when the early phase is over.
+    hold: bool,
+    held: Vec<usize>,
+    partly_written: bool,
+    outcome: Outcome,
+}
+
+/// What the driver can take away.
+pub(super) struct Core {
+    stream: Mutex<Option<yamux::Stream>>,
+    over_budget: AtomicBool,
+}
+
+/// How it ended, for the counters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Unfinished,
+    Finished,
+    Uncounted,
+}
+
+impl Substream {
+    pub(super) fn new(raw: Raw, early: Bytes) -> Self {
+        let mut records = RecordDecoder::new(Delivery::Streamed);
+        if !early.is_empty() {
+            records.push(early);
+        }
+        Self { raw, records, unsent: None, sent_end: false, received_end: false }
+    }
+
+    /// The next record. `Record::End` is handed out once, then the direction is [`StreamEnd::Finished`]. Cancel-safe.
+    ///
+    /// # Errors
+    /// What ended the stream instead; what was received before it has been handed out by then.
+    pub async fn next(&mut self) -> Result<Record, StreamEnd> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Substream::next`].
+    ///
+    /// # Errors
+    /// As [`Substream::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Record, StreamEnd>> {
+        if self.received_end {
+            return Poll::Ready(Err(StreamEnd::Finished));
+        }
+        loop {
+            match self.records.next() {
+                Ok(Some(Record::Reset { code, text })) => {
+                    let code = Code::from_number(code).unwrap_or(Code::Reset);
+                    return Poll::Ready(Err(StreamEnd::Reset {
+                        code,
+                        text: text::sanitize(&text, limits::END_TEXT_MAX),
+                    }));
+                }
+                Ok(Some(record)) => {
+                    self.received_end = matches!(record, Record::End(_));
+                    self.note_finished();
+                    return Poll::Ready(Ok(record));
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(StreamEnd::Protocol(error.to_string()))),
+            }
+            let bytes = ready!(self.raw.poll_read(cx))?;
+            self.records.push(bytes);
+        }
+    }
+
+    /// Sends a record. `Data` longer than a record is split, the other kinds are not. If this is cancelled, what it
+    /// had begun is sent before anything else.
+    ///
+    /// # Errors
+    /// What ended the stream. Read on to learn the peer's reason: it may be behind data not yet read.
+    pub async fn send(&mut self, kind: RecordKind, payload: &[u8]) -> Result<(), StreamEnd> {
+        let mut pieces = payload.chunks(limits::MAX_RECORD_PAYLOAD);
+        let mut piece = pieces.next().unwrap_or_default();
+        loop {
+            poll_fn(|cx| self.poll_unsent(cx)).await?;
+            self.unsent = Some(Outgoing::record(kind, piece));
+            poll_fn(|cx| self.poll_unsent(cx)).await?;
+            match pieces.next() {
+                Some(next) => piece = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Sends a record that its owner has built; call again with the same one until it is ready.
+    ///
+    /// # Errors
+    /// As [`Substream::send`].
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, record: &mut Outgoing) -> Poll<Result<(), StreamEnd>> {
+        ready!(self.poll_unsent(cx))?;
+        if self.sent_end {
+            return Poll::Ready(Err(StreamEnd::Finished));
+        }
+        self.raw.poll_write(cx, record)
+    }
+
+    /// Sends `End`: this direction is complete. Reading goes on. Sending it again does nothing.
+    ///
+    /// # Errors
+    /// As [`Substream::send`].
+    pub async fn finish(&mut self, status: Option<EndStatus>) -> Result<(), StreamEnd> {
+        poll_fn(|cx| self.poll_finish(cx, status.as_ref())).await
+    }
+
+    /// As [`Substream::finish`].
+    ///
+    /// # Errors
+    /// As [`Substream::send`].
+    pub fn poll_finish(
+        &mut self,
+        cx: &mut Context<'_>,
+        status: Option<&EndStatus>,
+    ) -> Poll<Result<(), StreamEnd>> {
+        ready!(self.poll_unsent(cx))?;
+        if !self.sent_end {
+            // From here on a repeated call only finishes the writing.
+            self.sent_end = true;
+            self.unsent = Some(Outgoing::framed(record::encode_end(status)));
+            ready!(self.poll_unsent(cx))?;
+        }
+        self.note_finished();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ends both directions at once. The peer learns the code and the sentence if the window takes them now, and that
+    /// it was a reset in any case.
+    pub fn reset(mut self, code: Code, text: &str) {
+        if self.unsent.is_none() && !self.raw.partly_written {
+            let mut last = Outgoing::framed(record::encode_reset(code, text));
+            // One try: whether it went or not, the drop below resets.
+            let _ = self.raw.poll_write_now(&mut Context::from_waker(Waker::noop()), &mut last);
+        }
+    }
+
+    /// After the peer's `End`: ready when it lets go of what we still send, or the session does.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+        match ready!(self.raw.poll_read(cx)) {
+            Ok(_) => Poll::Ready(StreamEnd::Protocol("bytes after the end".into())),
+            Err(end) => Poll::Ready(end),
+        }
+    }
+
+    /// Whether both sides have ended it in order.
+    pub fn is_finished(&self) -> bool {
+        self.sent_end && self.received_end
+    }
+
+    /// Reads and writes as a byte pipe: end of file is the peer's `End`, shutdown sends ours, and every other end is
+    /// an error whose source is a [`StreamEnd`].
+    pub fn into_io(self) -> StreamIo {
+        StreamIo::new(self)
+    }
+
+    fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamEnd>> {
+        if let Some(record) = &mut self.unsent {
+            ready!(self.raw.poll_write(cx, record))?;
+            self.unsent = None;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn note_finished(&mut self) {
+        if self.sent_end && self.received_end && self.unsent.is_none() {
+            self.raw.outcome = Outcome::Finished;
+        }
+    }
+}
+
+impl std::fmt::Debug for Substream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Substream({})", self.raw.id)
+    }
+}
+
+impl Outgoing {
+    /// A record of this kind.
+    ///
+    /// # Panics
+    /// If the payload is longer than [`limits::MAX_RECORD_PAYLOAD`].
+    pub fn record(kind: RecordKind, payload: &[u8]) -> Self {
+        assert!(
+            payload.len() <= limits::MAX_RECORD_PAYLOAD,
+            "a record holds {} bytes at most",
+            limits::MAX_RECORD_PAYLOAD
+        );
+        let mut bytes = BytesMut::with_capacity(record::RECORD_HEADER_LEN + payload.len());
+        bytes.extend_from_slice(&record::record_header(kind, payload.len()));
+        bytes.extend_from_slice(payload);
+        Self { bytes, from: 0 }
+    }
+
+    /// A `Data` record of what one read gives, the header in front of it in the same buffer, so nothing is copied.
+    /// `None` at the end of the pipe. Call it when the pipe is readable: it allocates.
+    ///
+    /// # Errors
+    /// What the pipe says.
+    pub fn poll_read_from<R: AsyncRead>(
+        pipe: Pin<&mut R>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Self>>> {
+        let mut bytes = BytesMut::with_capacity(limits::RECORD_MAX);
+        bytes.extend_from_slice(&[0; record::RECORD_HEADER_LEN]);
+        // The limit matters: an allocator may give more room than was asked for.
+        let mut room = bytes.limit(limits::MAX_RECORD_PAYLOAD);
+        let n = ready!(poll_read_buf(pipe, cx, &mut room))?;
+        let mut bytes = room.into_inner();
+        bytes[..record::RECORD_HEADER_LEN].copy_from_slice(&record::record_header(RecordKind::Data, n));
+        Poll::Ready(Ok((n > 0).then_some(Self { bytes, from: 0 })))
+    }
+
+    /// Bytes of payload, if this is a record.
+    pub fn payload_len(&self) -> usize {
+        self.bytes.len() - record::RECORD_HEADER_LEN
+    }
+
+    /// Bytes that are already framed.
+    pub(super) fn framed(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.as_slice().into(), from: 0 }
+    }
+}
+
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Outgoing({} of {} bytes)", self.from, self.bytes.len())
+    }
+}
+
+impl Raw {
+    pub(super) fn new(stream: yamux::Stream, shared: &Arc<Shared>) -> Self {
+        shared.substreams.fetch_add(1, Ordering::Relaxed);
+        let id = stream.id().val();
+        let core = Arc::new(Core { stream: Mutex::new(Some(stream)), over_budget: AtomicBool::new(false) });
+        Self {
+            core,
+            id,
+            shared: Arc::clone(shared),
+            hold: false,
+            held: Vec::new(),
+            partly_written: false,
+            outcome: Outcome::Unfinished,
+        }
+    }
+
+    pub(super) fn core(&self) -> std::sync::Weak<Core> {
+        Arc::downgrade(&self.core)
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Keeps what is read from now on in the books until [`Raw::release`]: early bytes are kept in memory.
+    pub(super) fn hold(&mut self) {
+        self.hold = true;
+    }
+
+    pub(super) fn release(&mut self) {
+        self.hold = false;
+        let mut ledger = self.shared.ledger.lock();
+        for body in self.held.drain(..) {
+            ledger.taken(self.id, body);
+        }
+    }
+
+    /// Its end is not counted: it never was a substream to anyone above.
+    pub(super) fn uncounted(&mut self) {
+        self.outcome = Outcome::Uncounted;
+    }
+
+    /// It is a substream from now on: how it ends is counted.
+    pub(super) fn counted(&mut self) {
+        self.outcome = Outcome::Unfinished;
+    }
+
+    /// The next frame's bytes.
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamEnd>> {
+        let polled = match &mut *self.core.stream.lock() {
+            Some(stream) => ready!(Pin::new(stream).poll_next(cx)),
+            None => None,
+        };
+        match polled {
+            Some(Ok(packet)) => {
+                let body = packet.as_ref().len();
+                if self.hold {
+                    self.held.push(body);
+                } else {
+                    self.shared.ledger.lock().taken(self.id, body);
+                }
+                Poll::Ready(Ok(Bytes::from_owner(packet)))
+            }
+            Some(Err(_)) | None => Poll::Ready(Err(self.end())),
+        }
+    }
+
+    /// Writes all of a record; call again with the same one until it is ready.
+    pub(super) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        record: &mut Outgoing,
+    ) -> Poll<Result<(), StreamEnd>> {
+        while record.from < record.bytes.len() {
+            let left = record.bytes.len() - record.from;
+            if !self.shared.ledger.lock().may_send(self.id, left, cx.waker()) {
+                // The gate opens when something leaves; if the session is over nothing will.
+                return match self.shared.end() {
+                    Some(end) => Poll::Ready(Err(StreamEnd::Lost(end))),
+                    None => Poll::Pending,
+                };
+            }
+            ready!(self.poll_write_now(cx, record))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One write, whatever else is under way.
+    fn poll_write_now(&mut self, cx: &mut Context<'_>, record: &mut Outgoing) -> Poll<Result<(), StreamEnd>> {
+        let polled: io::Result<usize> = match &mut *self.core.stream.lock() {
+            Some(stream) => ready!(Pin::new(stream).poll_write(cx, &record.bytes[record.from..])),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        };
+        let Ok(n) = polled else { return Poll::Ready(Err(self.end())) };
+        record.from += n;
+        self.partly_written = record.from < record.bytes.len();
+        self.shared.ledger.lock().handed_over(self.id, n);
+        Poll::Ready(Ok(()))
+    }
+
+    fn end(&self) -> StreamEnd {
+        if self.core.over_budget.load(Ordering::Relaxed) {
+            return StreamEnd::OverBudget;
+        }
+        match self.shared.end() {
+            Some(end) => StreamEnd::Lost(end),
+            None => StreamEnd::Dropped,
+        }
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        let finished = self.outcome == Outcome::Finished;
+        if let Some(mut stream) = self.core.stream.lock().take()
+            && finished
+        {
+            // Both `End`s have passed: now the mux may know. If its queue is full the drop resets, which nobody can
+            // tell from an end any more.
+            let _ = Pin::new(&mut stream).poll_close(&mut Context::from_waker(Waker::noop()));
+        }
+        self.shared.ledger.lock().detach(self.id, finished);
+        if self.outcome == Outcome::Unfinished {
+            let stats = &self.shared.stats;
+            stats::count(if self.shared.end().is_some() {
+                &stats.substreams_lost
+            } else {
+                &stats.substreams_reset
+            });
+        }
+        self.shared.substreams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Core {
+    /// Takes the stream away from its owner: the crate drops what it holds for it and resets it.
+    pub(super) fn cut_off(&self) {
+        self.over_budget.store(true, Ordering::Relaxed);
+        drop(self.stream.lock().take());
+    }
+}

@@ -1,0 +1,47 @@
+//! What the kernel is told about our sockets, in one place.
+//!
+//! Every option has a stated fallback: a kernel without it loses a backstop or some latency, never correctness, so a
+//! failure is logged once per socket at debug level and the socket is used as it is.
+
+use std::{io, time::Duration};
+
+use reachback_wire::limits;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+
+/// For every TCP socket: send small writes at once. Nagle against delayed acknowledgement costs 40 ms per exchange.
+pub fn interactive(socket: &TcpStream) {
+    note("TCP_NODELAY", socket.set_nodelay(true));
+}
+
+/// For the connection that carries a session: the backstops behind our own heartbeats, and a shallow send queue.
+///
+/// * keepalive finds a dead path when nothing is in flight, TCP_USER_TIMEOUT when something is (keepalive alone never
+///   fires then); both are slower than the heartbeat, which decides.
+/// * TCP_NOTSENT_LOWAT keeps what is not yet sent in our own queues, where streams take turns, instead of in one
+///   kernel queue where a small answer waits behind megabytes of bulk. Where the option is missing (not Linux, not
+///   macOS) that wait remains.
+pub fn tunnel(socket: &TcpStream) {
+    let socket = SockRef::from(socket);
+    let keepalive =
+        TcpKeepalive::new().with_time(limits::KEEPALIVE_IDLE).with_interval(limits::KEEPALIVE_INTERVAL);
+    #[cfg(target_os = "linux")]
+    let keepalive = keepalive.with_retries(limits::KEEPALIVE_RETRIES);
+    note("keepalive", socket.set_tcp_keepalive(&keepalive));
+    #[cfg(target_os = "linux")]
+    {
+        note("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(limits::TCP_USER_TIMEOUT)));
+        note("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(limits::NOTSENT_LOWAT));
+    }
+}
+
+/// Whether a close is a reset (RST), so that the peer can tell an abort from an end.
+pub fn close_with_reset(socket: &TcpStream, reset: bool) {
+    note("SO_LINGER", SockRef::from(socket).set_linger(reset.then_some(Duration::ZERO)));
+}
+
+fn note(option: &str, outcome: io::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::debug!(option, %error, "socket option not set");
+    }
+}

@@ -1,0 +1,300 @@
+//! Copies between a substream and a socket, or between two substreams, until both directions have ended for a reason.
+//!
+//! One future, no split halves, and buffers only while bytes move: an idle stream costs its sockets and little else.
+//! A half-close is carried in either direction and the other goes on; a reset arrives as a reset; and a substream that
+//! ends badly never looks like a clean end at the socket. For that a TCP socket is set to close with a reset for as
+//! long as the copy runs, so that it holds even if this process is killed; only a clean end takes that back.
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use reachback_wire::{Code, EndStatus, Record, RecordKind};
+use tokio::io::AsyncWrite;
+
+use crate::{Outgoing, StreamEnd, Substream, Transport};
+
+/// What a copy moved, and how it ended.
+#[derive(Debug)]
+pub struct Spliced {
+    /// Bytes from the socket (or the first substream) to the peer (or the second).
+    pub to_peer: u64,
+    /// Bytes the other way.
+    pub from_peer: u64,
+    /// `Ok` when both directions were finished in order.
+    pub end: Result<(), SpliceError>,
+}
+
+/// Why a copy ended early. Each side has been told in its own way.
+#[derive(Debug, thiserror::Error)]
+pub enum SpliceError {
+    /// The socket was reset or failed; the peer got a reset.
+    #[error("the local end failed: {0}")]
+    Local(#[source] io::Error),
+    /// The substream ended; the socket was reset.
+    #[error("{0}")]
+    Peer(#[source] StreamEnd),
+}
+
+/// Records handled in one turn, after which other tasks have theirs.
+const RECORDS_A_TURN: usize = 32;
+
+/// Copies between a substream and a local pipe.
+pub async fn splice(substream: Substream, local: Transport) -> Spliced {
+    local.close_with_reset(true);
+    let mut pump = Pump {
+        substream: Some(substream),
+        local,
+        outgoing: None,
+        incoming: Bytes::new(),
+        to_peer: 0,
+        from_peer: 0,
+        local_ended: false,
+        peer_ended: false,
+        local_shut: false,
+        finish_sent: false,
+        peer_deaf: None,
+    };
+    let end = poll_fn(|cx| pump.poll(cx)).await;
+    match &end {
+        Ok(()) => pump.local.close_with_reset(false),
+        Err(SpliceError::Local(error)) => {
+            if let Some(substream) = pump.substream.take() {
+                substream
+                    .reset(Code::Reset, &format!("the local end failed: {}", crate::mux::describe(error)));
+            }
+        }
+        Err(SpliceError::Peer(_)) => {}
+    }
+    Spliced { to_peer: pump.to_peer, from_peer: pump.from_peer, end }
+}
+
+/// Copies records between two substreams, ends included: what ended one ends the other with the same code.
+pub async fn relay(mut a: Substream, mut b: Substream) -> Spliced {
+    let (mut forth, mut back) = (Relay::default(), Relay::default());
+    let end = poll_fn(|cx| {
+        let forth = forth.poll(cx, &mut a, &mut b);
+        let back = back.poll(cx, &mut b, &mut a);
+        match (forth, back) {
+            (Poll::Ready(Err((from_a, end))), _) => Poll::Ready(Err((from_a, end))),
+            (_, Poll::Ready(Err((from_b, end)))) => Poll::Ready(Err((!from_b, end))),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (Poll::Ready(Ok(())), Poll::Pending) => watch(cx, &mut a, true),
+            (Poll::Pending, Poll::Ready(Ok(()))) => watch(cx, &mut b, false),
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+        }
+    })
+    .await;
+    let end = end.map_err(|(ended_a, end)| {
+        pass_on(if ended_a { b } else { a }, &end);
+        SpliceError::Peer(end)
+    });
+    Spliced { to_peer: forth.bytes, from_peer: back.bytes, end }
+}
+
+struct Pump {
+    substream: Option<Substream>,
+    local: Transport,
+    outgoing: Option<Outgoing>,
+    incoming: Bytes,
+    to_peer: u64,
+    from_peer: u64,
+    local_ended: bool,
+    peer_ended: bool,
+    local_shut: bool,
+    finish_sent: bool,
+    /// Writing to the peer failed; its reason may still be on the way behind data.
+    peer_deaf: Option<StreamEnd>,
+}
+
+impl Pump {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SpliceError>> {
+        let up = self.poll_to_peer(cx)?;
+        let down = self.poll_from_peer(cx)?;
+        if down.is_ready() {
+            if let Some(end) = self.peer_deaf.take() {
+                return Poll::Ready(Err(SpliceError::Peer(end)));
+            }
+            if up.is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            // The peer has finished speaking but may yet let go of what we say.
+            if let Some(substream) = &mut self.substream
+                && let Poll::Ready(end) = substream.poll_gone(cx)
+            {
+                return Poll::Ready(Err(SpliceError::Peer(end)));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn poll_to_peer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SpliceError>> {
+        let Some(substream) = &mut self.substream else { return Poll::Ready(Ok(())) };
+        if self.peer_deaf.is_some() {
+            return Poll::Pending;
+        }
+        for _ in 0..RECORDS_A_TURN {
+            let sent = if let Some(record) = &mut self.outgoing {
+                let sent = ready!(substream.poll_send(cx, record));
+                if sent.is_ok() {
+                    self.to_peer += record.payload_len() as u64;
+                    self.outgoing = None;
+                }
+                sent
+            } else if self.local_ended {
+                if self.finish_sent {
+                    return Poll::Ready(Ok(()));
+                }
+                let sent = ready!(substream.poll_finish(cx, None));
+                self.finish_sent = true;
+                sent
+            } else {
+                ready!(self.local.poll_readable(cx)).map_err(SpliceError::Local)?;
+                match ready!(Outgoing::poll_read_from(Pin::new(&mut self.local), cx))
+                    .map_err(SpliceError::Local)?
+                {
+                    Some(record) => self.outgoing = Some(record),
+                    None => self.local_ended = true,
+                }
+                Ok(())
+            };
+            if let Err(end) = sent {
+                self.peer_deaf = Some(end);
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_from_peer(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SpliceError>> {
+        let Some(substream) = &mut self.substream else { return Poll::Ready(Ok(())) };
+        for _ in 0..RECORDS_A_TURN {
+            if !self.incoming.is_empty() {
+                let written = ready!(Pin::new(&mut self.local).poll_write(cx, &self.incoming));
+                let n = written.and_then(nonzero).map_err(SpliceError::Local)?;
+                self.incoming.advance(n);
+                self.from_peer += n as u64;
+                continue;
+            }
+            if self.peer_ended {
+                if !self.local_shut {
+                    let shut = ready!(Pin::new(&mut self.local).poll_shutdown(cx));
+                    // A socket that is gone already has nothing to be told.
+                    if let Err(error) = shut
+                        && error.kind() != io::ErrorKind::NotConnected
+                    {
+                        return Poll::Ready(Err(SpliceError::Local(error)));
+                    }
+                    self.local_shut = true;
+                }
+                return Poll::Ready(Ok(()));
+            }
+            match substream.poll_next(cx) {
+                Poll::Ready(Ok(Record::Data(bytes) | Record::Item(bytes))) => self.incoming = bytes,
+                Poll::Ready(Ok(Record::End(_))) => self.peer_ended = true,
+                Poll::Ready(Ok(Record::Head(_) | Record::Reset { .. })) => {}
+                Poll::Ready(Err(end)) => return Poll::Ready(Err(SpliceError::Peer(end))),
+                Poll::Pending => {
+                    // For pipes that buffer; a socket does nothing here.
+                    ready!(Pin::new(&mut self.local).poll_flush(cx)).map_err(SpliceError::Local)?;
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// One direction of a relay.
+#[derive(Default)]
+struct Relay {
+    record: Option<Outgoing>,
+    finishing: Option<Option<EndStatus>>,
+    done: bool,
+    deaf: Option<StreamEnd>,
+    bytes: u64,
+}
+
+impl Relay {
+    /// An error says whether the reading side (true) or the writing side (false) ended, and how.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Substream,
+        to: &mut Substream,
+    ) -> Poll<Result<(), (bool, StreamEnd)>> {
+        if let Some(end) = self.deaf.take() {
+            // The other direction has had one turn to find the reason behind what it still had to read.
+            return Poll::Ready(Err((false, end)));
+        }
+        for _ in 0..RECORDS_A_TURN {
+            if self.done {
+                return Poll::Ready(Ok(()));
+            }
+            let sent = if let Some(record) = &mut self.record {
+                let sent = ready!(to.poll_send(cx, record));
+                self.record = None;
+                sent
+            } else if let Some(status) = &self.finishing {
+                let sent = ready!(to.poll_finish(cx, status.as_ref()));
+                self.done = true;
+                sent
+            } else {
+                match ready!(from.poll_next(cx)) {
+                    Ok(record) => self.take(record),
+                    Err(end) => return Poll::Ready(Err((true, end))),
+                }
+                Ok(())
+            };
+            if let Err(end) = sent {
+                self.deaf = Some(end);
+                break;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn take(&mut self, record: Record) {
+        let (kind, payload) = match record {
+            Record::Data(payload) => (RecordKind::Data, payload),
+            Record::Item(payload) => (RecordKind::Item, payload),
+            Record::Head(payload) => (RecordKind::Head, payload),
+            Record::End(status) => {
+                self.finishing = Some(status);
+                return;
+            }
+            // Handed out as an error, never as a record.
+            Record::Reset { .. } => return,
+        };
+        self.bytes += payload.len() as u64;
+        self.record = Some(Outgoing::record(kind, &payload));
+    }
+}
+
+/// Notices that a side which has finished speaking lets go while the other still speaks to it.
+fn watch(cx: &mut Context<'_>, finished: &mut Substream, is_a: bool) -> Poll<Result<(), (bool, StreamEnd)>> {
+    finished.poll_gone(cx).map(|end| Err((is_a, end)))
+}
+
+/// Tells the other side of a relay why its partner ended.
+fn pass_on(to: Substream, end: &StreamEnd) {
+    match end {
+        // No record came, so none goes out: the drop resets.
+        StreamEnd::Dropped | StreamEnd::Finished => drop(to),
+        StreamEnd::Reset { code, text } => to.reset(*code, text),
+        StreamEnd::Lost(_) | StreamEnd::Protocol(_) | StreamEnd::OverBudget => {
+            to.reset(end.code(), &end.to_string())
+        }
+    }
+}
+
+fn nonzero(n: usize) -> io::Result<usize> {
+    if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) }
+}

@@ -1,0 +1,285 @@
+//! One type for every byte pipe a session can live on.
+//!
+//! TCP, Unix socket, in-memory pipe and (later) TLS differ only here. Bytes that were read too early, while finding
+//! out which language the peer speaks, are put back in front, so nobody above knows that anyone looked. Vectored
+//! reads and writes are part of the type: bytes per system call decide how fast a multiplexed connection is.
+
+use std::{
+    fmt,
+    io::{self, IoSlice, IoSliceMut},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    net::{TcpStream, UnixStream},
+};
+
+use crate::sockopt;
+
+/// An ordered, reliable, two-way byte pipe to one peer.
+pub struct Transport {
+    put_back: Bytes,
+    pipe: Pipe,
+}
+
+/// Anything that reads and writes; for pipes that tests break on purpose.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+enum Pipe {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+    Memory(DuplexStream),
+    Boxed(Box<dyn Io>),
+}
+
+impl Transport {
+    /// Two connected ends in memory, each buffering at most `capacity` bytes.
+    pub fn memory_pair(capacity: usize) -> (Self, Self) {
+        let (a, b) = tokio::io::duplex(capacity);
+        (Self::over(Pipe::Memory(a)), Self::over(Pipe::Memory(b)))
+    }
+
+    /// A pipe of the caller's own making.
+    pub fn boxed(io: impl Io + 'static) -> Self {
+        Self::over(Pipe::Boxed(Box::new(io)))
+    }
+
+    /// Puts bytes back that were read from this transport: they are read again first.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        if self.put_back.is_empty() {
+            self.put_back = bytes;
+        } else {
+            self.put_back = [bytes, std::mem::take(&mut self.put_back)].concat().into();
+        }
+    }
+
+    /// Sets what a socket that carries a session needs; nothing for other pipes.
+    pub fn tune_for_tunnel(&self) {
+        if let Pipe::Tcp(socket) = &self.pipe {
+            sockopt::tunnel(socket);
+        }
+    }
+
+    /// Makes whatever closes this transport, the death of the process included, a reset where the kernel can do that
+    /// (TCP), or an ordinary end again.
+    pub fn close_with_reset(&self, reset: bool) {
+        if let Pipe::Tcp(socket) = &self.pipe {
+            sockopt::close_with_reset(socket, reset);
+        }
+    }
+
+    /// Ready when a read may give bytes: callers allocate their buffer only then.
+    ///
+    /// # Errors
+    /// What the runtime says of the socket; never for in-memory pipes.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.put_back.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match &self.pipe {
+            Pipe::Tcp(socket) => socket.poll_read_ready(cx),
+            Pipe::Unix(socket) => socket.poll_read_ready(cx),
+            Pipe::Memory(_) | Pipe::Boxed(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// One read into several buffers, filled in order. `Ok(0)` is the end of the pipe.
+    ///
+    /// # Errors
+    /// What the pipe says.
+    pub fn poll_read_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if !self.put_back.is_empty() {
+            let mut read = 0;
+            for buffer in buffers {
+                let n = buffer.len().min(self.put_back.len());
+                self.put_back.copy_to_slice(&mut buffer[..n]);
+                read += n;
+            }
+            return Poll::Ready(Ok(read));
+        }
+        match &mut self.pipe {
+            Pipe::Tcp(socket) => loop {
+                ready!(socket.poll_read_ready(cx))?;
+                match socket.try_read_vectored(buffers) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    outcome => return Poll::Ready(outcome),
+                }
+            },
+            Pipe::Unix(socket) => loop {
+                ready!(socket.poll_read_ready(cx))?;
+                match socket.try_read_vectored(buffers) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    outcome => return Poll::Ready(outcome),
+                }
+            },
+            Pipe::Memory(pipe) => read_one_by_one(Pin::new(pipe), cx, buffers),
+            Pipe::Boxed(pipe) => read_one_by_one(Pin::new(pipe.as_mut()), cx, buffers),
+        }
+    }
+
+    fn over(pipe: Pipe) -> Self {
+        Self { put_back: Bytes::new(), pipe }
+    }
+}
+
+impl From<TcpStream> for Transport {
+    fn from(socket: TcpStream) -> Self {
+        sockopt::interactive(&socket);
+        Self::over(Pipe::Tcp(socket))
+    }
+}
+
+impl From<DuplexStream> for Transport {
+    fn from(pipe: DuplexStream) -> Self {
+        Self::over(Pipe::Memory(pipe))
+    }
+}
+
+impl From<UnixStream> for Transport {
+    fn from(socket: UnixStream) -> Self {
+        Self::over(Pipe::Unix(socket))
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.pipe {
+            Pipe::Tcp(_) => "Transport(tcp)",
+            Pipe::Unix(_) => "Transport(unix)",
+            Pipe::Memory(_) => "Transport(memory)",
+            Pipe::Boxed(_) => "Transport(boxed)",
+        })
+    }
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.put_back.is_empty() {
+            let n = this.put_back.len().min(buf.remaining());
+            buf.put_slice(&this.put_back.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.pipe {
+            Pipe::Tcp(io) => Pin::new(io).poll_read(cx, buf),
+            Pipe::Unix(io) => Pin::new(io).poll_read(cx, buf),
+            Pipe::Memory(io) => Pin::new(io).poll_read(cx, buf),
+            Pipe::Boxed(io) => Pin::new(io).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().pipe {
+            Pipe::Tcp(io) => Pin::new(io).poll_write(cx, buf),
+            Pipe::Unix(io) => Pin::new(io).poll_write(cx, buf),
+            Pipe::Memory(io) => Pin::new(io).poll_write(cx, buf),
+            Pipe::Boxed(io) => Pin::new(io).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().pipe {
+            Pipe::Tcp(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Pipe::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Pipe::Memory(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Pipe::Boxed(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.pipe {
+            Pipe::Tcp(io) => io.is_write_vectored(),
+            Pipe::Unix(io) => io.is_write_vectored(),
+            Pipe::Memory(io) => io.is_write_vectored(),
+            Pipe::Boxed(io) => io.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().pipe {
+            Pipe::Tcp(io) => Pin::new(io).poll_flush(cx),
+            Pipe::Unix(io) => Pin::new(io).poll_flush(cx),
+            Pipe::Memory(io) => Pin::new(io).poll_flush(cx),
+            Pipe::Boxed(io) => Pin::new(io).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().pipe {
+            Pipe::Tcp(io) => Pin::new(io).poll_shutdown(cx),
+            Pipe::Unix(io) => Pin::new(io).poll_shutdown(cx),
+            Pipe::Memory(io) => Pin::new(io).poll_shutdown(cx),
+            Pipe::Boxed(io) => Pin::new(io).poll_shutdown(cx),
+        }
+    }
+}
+
+/// A pipe without vectored reads fills the first buffer that has room, then as many more as are ready.
+fn read_one_by_one<T: AsyncRead + ?Sized>(
+    mut pipe: Pin<&mut T>,
+    cx: &mut Context<'_>,
+    buffers: &mut [IoSliceMut<'_>],
+) -> Poll<io::Result<usize>> {
+    let mut read = 0;
+    for buffer in buffers.iter_mut().filter(|buffer| !buffer.is_empty()) {
+        let mut window = ReadBuf::new(buffer);
+        match pipe.as_mut().poll_read(cx, &mut window) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) if read == 0 => return Poll::Ready(Err(error)),
+            Poll::Pending if read == 0 => return Poll::Pending,
+            // What was read counts; the error or the wait is met again by the next read.
+            Poll::Ready(Err(_)) | Poll::Pending => break,
+        }
+        let filled = window.filled().len();
+        read += filled;
+        if filled < buffer.len() {
+            break;
+        }
+    }
+    Poll::Ready(Ok(read))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn what_is_put_back_is_read_first_and_in_order() {
+        let (mut near, mut far) = Transport::memory_pair(64);
+        far.write_all(b"world").await.unwrap();
+        near.put_back(Bytes::from_static(b"lo "));
+        near.put_back(Bytes::from_static(b"hel"));
+        let mut text = [0; 11];
+        near.read_exact(&mut text).await.unwrap();
+        assert_eq!(&text, b"hello world");
+    }
+
+    #[tokio::test]
+    async fn vectored_reads_fill_buffers_in_order() {
+        let (mut near, mut far) = Transport::memory_pair(64);
+        far.write_all(b"abcdef").await.unwrap();
+        let (mut a, mut b) = ([0; 4], [0; 4]);
+        let n = std::future::poll_fn(|cx| {
+            near.poll_read_vectored(cx, &mut [IoSliceMut::new(&mut a), IoSliceMut::new(&mut b)])
+        })
+        .await
+        .unwrap();
+        assert_eq!((n, &a, &b[..2]), (6, b"abcd", &b"ef"[..]));
+    }
+}

@@ -1,0 +1,137 @@
+//! A session from both sides: opens, records, refusals, control, goodbye.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod common;
+
+use std::time::Duration;
+
+use common::{open, pair, tcp_pair, to};
+use reachback_link::{InboundError, OpenError, Pulse, StreamEnd};
+use reachback_wire::{Code, ControlMessage, Record, RecordKind, Refusal, Replaced};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn a_substream_carries_bytes_both_ways_and_ends_in_order() {
+    for opener_is_dialer in [true, false] {
+        let (mut dialer, mut acceptor) = tcp_pair().await;
+        let (near, far) =
+            if opener_is_dialer { (&mut dialer, &mut acceptor) } else { (&mut acceptor, &mut dialer) };
+        let (mut a, mut b) = open(&near.session, &mut far.incoming).await;
+        a.send(RecordKind::Data, b"hello").await.unwrap();
+        assert_eq!(b.next().await, Ok(Record::Data("hello".into())));
+        a.finish(None).await.unwrap();
+        assert_eq!(b.next().await, Ok(Record::End(None)));
+        b.send(RecordKind::Data, b"late answer").await.unwrap();
+        b.finish(None).await.unwrap();
+        assert_eq!(a.next().await, Ok(Record::Data("late answer".into())));
+        assert_eq!(a.next().await, Ok(Record::End(None)));
+        assert_eq!(a.next().await, Err(StreamEnd::Finished));
+        drop((a, b));
+        for (end, opened, accepted) in [(&*near, 1, 0), (&*far, 0, 1)] {
+            let counted: Vec<_> = end.stats.snapshot();
+            let of = |name| counted.iter().find(|(counter, _)| *counter == name).unwrap().1;
+            assert_eq!((of("substreams_opened"), of("substreams_accepted")), (opened, accepted));
+            assert_eq!((of("substreams_reset"), of("substreams_lost")), (0, 0));
+        }
+    }
+}
+
+#[tokio::test]
+async fn ten_megabytes_each_way_arrive_unchanged() {
+    let (dialer, mut acceptor) = pair();
+    let (a, b) = open(&dialer.session, &mut acceptor.incoming).await;
+    let sent: Vec<u8> = (0..10_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let copy = |io| {
+        let sent = &sent;
+        async move {
+            let (mut reader, mut writer) = tokio::io::split(io);
+            let mut received = Vec::new();
+            let (wrote, read) = tokio::join!(
+                async {
+                    writer.write_all(sent).await.unwrap();
+                    writer.shutdown().await
+                },
+                reader.read_to_end(&mut received)
+            );
+            wrote.unwrap();
+            read.unwrap();
+            assert!(received == *sent);
+        }
+    };
+    tokio::join!(copy(a.into_io()), copy(b.into_io()));
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_the_opener_with_code_and_sentence() {
+    let (dialer, mut acceptor) = pair();
+    let refusal = Refusal::new(Code::ServiceUnreachable, "nobody listens on 127.0.0.1:22");
+    let (opened, answered) = tokio::join!(dialer.session.open(to("ssh")), async {
+        let mut inbound = acceptor.incoming.next().await.unwrap();
+        let open = inbound.open().await.unwrap();
+        assert_eq!(open.target.unwrap().to_string(), "n/ssh");
+        inbound.answer(async { Err::<(), _>(refusal.clone()) }).await
+    });
+    assert_eq!(opened.unwrap_err(), OpenError::Refused(refusal.clone()));
+    assert_eq!(answered.unwrap_err(), InboundError::Refused(refusal));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_that_nobody_answers_times_out() {
+    let (dialer, acceptor) = pair();
+    let begun = tokio::time::Instant::now();
+    let open = to("s").within(Duration::from_secs(3));
+    assert_eq!(dialer.session.open(open).await.unwrap_err(), OpenError::Timeout);
+    assert_eq!(begun.elapsed(), Duration::from_secs(3));
+    drop(acceptor);
+}
+
+#[tokio::test]
+async fn early_bytes_come_first_and_too_many_are_refused() {
+    let (dialer, mut acceptor) = pair();
+    let (mut a, mut b) = open(&dialer.session, &mut acceptor.incoming).await;
+    a.send(RecordKind::Data, b"x").await.unwrap();
+    assert_eq!(b.next().await, Ok(Record::Data("x".into())));
+}
+
+#[tokio::test]
+async fn control_messages_arrive_in_order_and_a_goodbye_says_why() {
+    let (dialer, mut acceptor) = pair();
+    for n in 0..100 {
+        let message = ControlMessage::Replaced(Replaced { message: n.to_string() });
+        let (sent, received) =
+            tokio::join!(dialer.session.send_control(message.clone()), acceptor.control.next());
+        sent.unwrap();
+        assert_eq!(received, Some(message));
+    }
+    dialer.session.close(Code::Cancelled, "going home");
+    let end = acceptor.session.ended().await;
+    assert_eq!((end.code, end.message.as_str()), (Code::Lost, "closed by the peer: going home"));
+    assert_eq!(dialer.session.ended().await.message, "going home");
+    assert_eq!(acceptor.control.next().await, None);
+    assert!(acceptor.incoming.next().await.is_none());
+    assert!(matches!(dialer.session.open(to("s")).await, Err(OpenError::Ended(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn heartbeats_are_answered_without_the_owner() {
+    let (dialer, acceptor) = pair();
+    for end in [&dialer, &acceptor] {
+        let mut pulse = end.session.pulse();
+        pulse.wait_for(|pulse| *pulse == Pulse::Live).await.unwrap();
+        assert!(end.session.rtt().is_some());
+        assert!(end.session.answers(Duration::from_secs(1)).await);
+    }
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert_eq!((dialer.session.end(), acceptor.session.end()), (None, None));
+    assert_eq!(*dialer.session.pulse().borrow(), Pulse::Live);
+}
+
+#[tokio::test]
+async fn what_was_under_way_when_the_session_ends_is_lost() {
+    let (dialer, mut acceptor) = pair();
+    let (mut a, b) = open(&dialer.session, &mut acceptor.incoming).await;
+    acceptor.driver.abort();
+    assert!(matches!(a.next().await, Err(StreamEnd::Lost(_))));
+    assert!(matches!(a.send(RecordKind::Data, b"x").await, Err(StreamEnd::Lost(_))));
+    drop(b);
+}
