@@ -1,0 +1,388 @@
+//! The line breaks, the programs die, the peers misbehave: both ends notice in time, say why, and come back alone; and
+//! what a client sees is never better than what happened.
+
+mod support;
+
+use std::{
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use reachback_testkit::{
+    eventually,
+    lab::{Direction, Lab, LabConfig},
+    process::{self, Process, Signal},
+    tools,
+};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use self::support::{BACK_AGAIN, NODE, Pattern, SOON, Service, Way, World, exchange, succeed, thorough};
+
+/// Promised: a dead peer is noticed within 2.5 heartbeats, and a heartbeat is 10 s.
+const NOTICED: Duration = Duration::from_secs(25);
+
+#[test]
+fn a_silent_line_is_noticed_by_both_ends_and_recovers_untouched() {
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let echo = Service::echo(lab.edge());
+    let world = World::start(lab, &[("echo", echo.port())], None);
+
+    // One direction dead is dead too: from the explorer to the node only, then both.
+    for direction in [Direction::ToEdge, Direction::Both] {
+        let mut open = opened(&world, world.published("echo"));
+        let mark = world.node.mark();
+        let began = Instant::now();
+        world.lab.black_hole(direction, true);
+        let said = world.node.wait_for_line_after(mark, "offline at", NOTICED).unwrap();
+        assert!(said.contains("heartbeat") || said.contains("no byte"), "the node says why: {said}");
+        let view = world.wait_for_state("offline", NOTICED.saturating_sub(began.elapsed()));
+        says_why_and_since_when(&view);
+
+        assert_broken(&mut open, "a connection that was open when the line died");
+        let (_, published) = world.published("echo");
+        eventually(SOON, "the published port is closed", || match world.visit(published) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(()),
+            other => Err(other.map(drop)),
+        });
+        let connect =
+            process::run("connect", &mut world.client(&["connect", &format!("{NODE}/echo")]), SOON).unwrap();
+        assert_eq!(connect.status.code(), Some(69), "offline is unreachable: {}", connect.stderr);
+        assert!(connect.stderr.contains("offline"), "{}", connect.stderr);
+
+        world.lab.black_hole(direction, false);
+        for way in world.ways("echo") {
+            world.wait_until_reachable(way, BACK_AGAIN);
+        }
+        world.wait_for_state("online", SOON);
+    }
+}
+
+#[test]
+fn an_explorer_that_is_killed_and_started_again_has_its_node_back() {
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let echo = Service::echo(lab.edge());
+    let mut world = World::start(lab, &[("echo", echo.port())], None);
+    let mut open = opened(&world, world.forwarded("echo"));
+
+    let mark = world.node.mark();
+    world.explorer.kill().unwrap();
+    world.node.wait_for_line_after(mark, "offline at", SOON).unwrap();
+    assert_broken(&mut open, "a connection that was open when the explorer died");
+    world.restart_explorer();
+    for way in world.ways("echo") {
+        world.wait_until_reachable(way, BACK_AGAIN);
+    }
+    world.wait_for_state("online", SOON);
+}
+
+#[test]
+fn a_frozen_node_is_offline_and_back_when_it_thaws() {
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    // Six heartbeats long; the promise is in heartbeats too.
+    let (heartbeat, noticed, frozen) =
+        if thorough() { ("10s", NOTICED, 60) } else { ("2s", Duration::from_secs(5), 12) };
+    let frozen = Duration::from_secs(frozen);
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let echo = Service::echo(lab.edge());
+    let mut world = World::start(lab, &[("echo", echo.port())], Some(heartbeat));
+    let mut open = opened(&world, world.published("echo"));
+
+    let began = Instant::now();
+    world.node.signal(Signal::Stop).unwrap();
+    let view = world.wait_for_state("offline", noticed);
+    says_why_and_since_when(&view);
+    assert_broken(&mut open, "a connection that was open when the node froze");
+    eventually(frozen * 2, "the end of the frost", || (began.elapsed() >= frozen).then_some(()));
+
+    let mark = world.node.mark();
+    world.node.signal(Signal::Continue).unwrap();
+    world.node.wait_for_line_after(mark, "online at", BACK_AGAIN).unwrap();
+    for way in world.ways("echo") {
+        world.wait_until_reachable(way, BACK_AGAIN);
+    }
+    world.wait_for_state("online", SOON);
+}
+
+#[test]
+fn a_client_that_half_closes_and_waits_gets_its_answer() {
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let slow = Service::start(lab.edge(), |mut stream| {
+        let mut question = String::new();
+        stream.read_to_string(&mut question)?;
+        // Nothing moves in either direction meanwhile.
+        let (_never, nothing) = mpsc::channel::<()>();
+        assert!(nothing.recv_timeout(Duration::from_secs(10)).is_err());
+        write!(stream, "the answer to {question}")?;
+        stream.shutdown(Shutdown::Write)
+    });
+    let world = World::start(lab, &[("slow", slow.port())], None);
+
+    thread::scope(|scope| {
+        for (way, address) in world.ways("slow") {
+            let world = &world;
+            scope.spawn(move || {
+                let mut stream = world.visit(address).unwrap();
+                let answer =
+                    exchange(&mut stream, b"a question").unwrap_or_else(|error| panic!("{way}: {error}"));
+                assert_eq!(String::from_utf8_lossy(&answer), "the answer to a question", "through the {way}");
+            });
+        }
+        let line = format!("printf 'a question' | {}", world.connect_line(&format!("{NODE}/slow")));
+        let mut shell = world.lab.hub().command("sh");
+        let answer = succeed("connect", shell.args(["-c", &line]), SOON).unwrap();
+        assert_eq!(answer.stdout, "the answer to a question\n");
+    });
+}
+
+#[test]
+fn a_reset_by_the_service_arrives_as_a_reset() {
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let rude = Service::start(lab.edge(), |mut stream| {
+        stream.write_all(b"half an ans\n")?;
+        let mut question = [0; 1];
+        stream.read_exact(&mut question)?;
+        // Closing with unread bytes is what makes the kernel send RST instead of FIN.
+        eventually(SOON, "more of the question", || matches!(stream.peek(&mut [0; 1]), Ok(1)).then_some(()));
+        Ok(())
+    });
+    let world = World::start(lab, &[("rude", rude.port())], None);
+
+    for (way, address) in world.ways("rude") {
+        let mut stream = world.visit(address).unwrap();
+        stream.write_all(&[b'?'; 1_000]).unwrap();
+        let error = read_to_the_end(&mut stream).expect_err(way);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "through the {way}: {error}");
+    }
+
+    let (connect, mut stdin) =
+        Process::spawn_with_stdin("connect", &mut world.client(&["connect", &format!("{NODE}/rude")]))
+            .unwrap();
+    let mut connect = connect;
+    stdin.write_all(&[b'?'; 1_000]).unwrap();
+    let status = connect.wait(SOON).unwrap();
+    assert!(!status.success(), "a short success: {status}\n{}", connect.tail());
+    assert!(connect.tail().contains("reset"), "{}", connect.tail());
+}
+
+#[test]
+fn a_reset_by_the_client_arrives_at_the_service() {
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let (ended, ends) = mpsc::channel();
+    let service = Service::start(lab.edge(), move |mut stream| {
+        stream.write_all(b"hello, and more\n")?;
+        // The receiver outlives every visit of this test.
+        ended.send(read_to_the_end(&mut stream)).map_err(io::Error::other)
+    });
+    let world = World::start(lab, &[("service", service.port())], None);
+
+    for (way, address) in world.ways("service") {
+        let mut stream = world.visit(address).unwrap();
+        stream.read_exact(&mut [0; 1]).unwrap();
+        eventually(SOON, "more of the greeting", || matches!(stream.peek(&mut [0; 1]), Ok(1)).then_some(()));
+        drop(stream);
+        let error = ends.recv_timeout(SOON).unwrap().expect_err(way);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "through the {way}: {error}");
+    }
+}
+
+#[test]
+fn a_service_that_is_killed_in_its_answer_is_an_error() {
+    let Some(tools) = tools::need_lab(&["socat"]) else { return };
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    const PORT: u16 = 7_000;
+    let start = |lab: &Lab| {
+        // Endless, and it never reads: the kernel resets what it leaves unread.
+        let mut socat = tools.command_on(lab.edge(), "socat");
+        let listen = format!("TCP-LISTEN:{PORT},bind=127.0.0.1,reuseaddr,fork");
+        Process::spawn("socat", socat.args(["-d", "-d", "-U", &listen, "OPEN:/dev/zero"])).unwrap()
+    };
+    let mut service = start(&lab);
+    service.wait_for_line("listening on", SOON).unwrap();
+    let world = World::start(lab, &[("zeros", PORT)], None);
+
+    for (way, address) in world.ways("zeros") {
+        let mut stream = world.visit(address).unwrap();
+        stream.write_all(b"a question nobody reads").unwrap();
+        stream.read_exact(&mut vec![0; 1 << 20]).unwrap();
+        service.kill().unwrap();
+        let error = read_to_the_end(&mut stream).expect_err(way);
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "through the {way}: {error}");
+        service = start(&world.lab);
+        service.wait_for_line("listening on", SOON).unwrap();
+    }
+}
+
+#[test]
+fn a_node_that_is_killed_in_an_answer_is_an_error_at_once() {
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let service = Service::start(lab.edge(), |mut stream| {
+        stream.write_all(b"half an answer\n")?;
+        read_to_the_end(&mut stream).map(drop)
+    });
+    let mut world = World::start(lab, &[("half", service.port())], None);
+
+    let mut open: Vec<(&str, TcpStream)> =
+        world.ways("half").map(|(way, address)| (way, world.visit(address).unwrap())).into();
+    for (_, stream) in &mut open {
+        stream.read_exact(&mut [0; b"half an answer\n".len()]).unwrap();
+    }
+    let (mut connect, _stdin) =
+        Process::spawn_with_stdin("connect", &mut world.client(&["connect", &format!("{NODE}/half")]))
+            .unwrap();
+    connect.wait_for_line("half an answer", SOON).unwrap();
+
+    world.node.kill().unwrap();
+    for (way, stream) in &mut open {
+        assert_broken(stream, way);
+    }
+    let status = connect.wait(SOON).unwrap();
+    assert!(!status.success(), "a short success: {status}\n{}", connect.tail());
+    assert!(connect.tail().contains("lost"), "the end has its name: {}", connect.tail());
+    let view = world.wait_for_state("offline", SOON);
+    says_why_and_since_when(&view);
+}
+
+#[test]
+fn nc_tells_the_truth_about_a_published_port() {
+    let Some(tools) = tools::need_lab(&["nc"]) else { return };
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let echo = Service::echo(lab.edge());
+    let mut world = World::start(lab, &[("echo", echo.port())], None);
+    let port = world.published("echo").1.port().to_string();
+    let nc = |world: &World| {
+        let mut nc = tools.command_on(world.lab.hub(), "nc");
+        process::run("nc", nc.args(["-zv", "-w", "5", "127.0.0.1", &port]), SOON).unwrap()
+    };
+    let open = |world: &World| {
+        eventually(SOON, "nc finds the port open", || {
+            let nc = nc(world);
+            if nc.status.success() && nc.stderr.contains("succeeded") { Ok(()) } else { Err(nc.stderr) }
+        });
+    };
+
+    open(&world);
+    world.node.kill().unwrap();
+    eventually(SOON, "nc is refused while the node is offline", || {
+        let nc = nc(&world);
+        if nc.status.code() == Some(1) && nc.stderr.contains("refused") { Ok(()) } else { Err(nc.stderr) }
+    });
+    world.restart_node();
+    open(&world);
+}
+
+#[test]
+fn bulk_both_ways_leaves_memory_flat_and_an_echo_answered() {
+    /// Resident memory of a program that carries one saturated line; unread bytes of one stream are at most 66 MiB.
+    const BUDGET: u64 = 100 << 20;
+    /// What an allocator may keep or give back between two halves of the same work.
+    const FLAT: u64 = 16 << 20;
+    const EVERY: Duration = Duration::from_millis(100);
+
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    let size: u64 = if thorough() { 1 << 30 } else { 256 << 20 };
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let echo = Service::echo(lab.edge());
+    let bulk = Service::start(lab.edge(), move |stream| both_ways(&stream, size));
+    let world = World::start(lab, &[("echo", echo.port()), ("bulk", bulk.port())], None);
+
+    let mut beside = world.visit(world.published("echo").1).unwrap();
+    let through = world.visit(world.published("bulk").1).unwrap();
+    let (done, bulk_done) = mpsc::channel();
+    let mut samples = Vec::new();
+    let mut slowest = Duration::ZERO;
+    thread::scope(|scope| {
+        scope.spawn(|| done.send(both_ways(&through, size)));
+        let result = loop {
+            match bulk_done.recv_timeout(EVERY) {
+                Ok(result) => break result,
+                Err(_) => {
+                    let (asked, question) = (Instant::now(), format!("echo {:>10}", samples.len()));
+                    beside.write_all(question.as_bytes()).unwrap();
+                    let mut answer = vec![0; question.len()];
+                    beside.read_exact(&mut answer).unwrap_or_else(|error| panic!("{question}: {error}"));
+                    assert_eq!(answer, question.as_bytes());
+                    slowest = slowest.max(asked.elapsed());
+                    samples.push([world.explorer.resident().unwrap(), world.node.resident().unwrap()]);
+                }
+            }
+        };
+        result.unwrap();
+    });
+
+    assert!(samples.len() >= 10, "only {} echoes beside {size} bytes: nothing is shown", samples.len());
+    let (first, second) = samples.split_at(samples.len() / 2);
+    for (at, name) in ["explorer", "node"].into_iter().enumerate() {
+        let most = |part: &[[u64; 2]]| part.iter().map(|sample| sample[at]).max().unwrap();
+        let (early, late) = (most(first), most(second));
+        println!("{name}: {} MiB, then {} MiB; slowest echo {slowest:?}", early >> 20, late >> 20);
+        assert!(early.max(late) < BUDGET, "{name}: {early} then {late} bytes resident");
+        assert!(late < early + FLAT, "{name} grows: {early}, then {late} bytes resident");
+    }
+}
+
+/// Sends `size` bytes and gets `size` bytes, at once; the ends are ends.
+fn both_ways(stream: &TcpStream, size: u64) -> io::Result<()> {
+    let pattern = Pattern::new();
+    thread::scope(|scope| {
+        let up = scope.spawn(|| {
+            pattern.write(&mut &*stream, size)?;
+            stream.shutdown(Shutdown::Write)
+        });
+        pattern.check(&mut &*stream, size)?;
+        up.join().expect("no panic")
+    })
+}
+
+/// A connection on which an echo has come back already, so that it stands from end to end.
+fn opened(world: &World, (way, address): Way) -> TcpStream {
+    let mut stream = world.visit(address).expect(way);
+    stream.write_all(b"x").expect(way);
+    stream.read_exact(&mut [0]).expect(way);
+    stream
+}
+
+fn read_to_the_end(stream: &mut TcpStream) -> io::Result<u64> {
+    io::copy(stream, &mut io::sink())
+}
+
+/// What was open has to end with an error in time: a clean end would be a lie, silence a hang.
+#[track_caller]
+fn assert_broken(stream: &mut TcpStream, what: &str) {
+    let ended = read_to_the_end(stream);
+    let error = ended.expect_err(&format!("{what} ended as if all was well"));
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{what}: {error}");
+}
+
+#[track_caller]
+fn says_why_and_since_when(view: &Value) {
+    let why = view["last_end"]["message"].as_str().or(view["reason"].as_str()).unwrap_or_default();
+    assert!(!why.is_empty(), "no reason: {view}");
+    let since = ["since_unix_ms", "since_s", "since_ms"].iter().any(|field| !view[field].is_null());
+    assert!(since, "not since when: {view}");
+}
