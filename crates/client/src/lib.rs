@@ -1,1 +1,30 @@
-//! The caller: sessions of role client, calls, streams, forwarded ports.
+//! The caller: sessions of role client, calls, streams, forwarded ports; and the line that every dialer keeps.
+//!
+//! ```text
+//! identity.rs      who dials                       line.rs          dial, live, wait, dial again
+//! client.rs        one session, for one command    reconnecting.rs  a session that comes back
+//! call.rs          one JSON-RPC call               forward.rs       a local port that is a service far away
+//! connect.rs       standard input and output as a stream
+//! ```
+//!
+//! The node crate builds on `line` and `identity`: whoever dials lives by the same rules, whatever it dials for.
+
+pub mod call;
+pub mod client;
+pub mod connect;
+pub mod forward;
+pub mod identity;
+pub mod limits;
+pub mod line;
+pub mod reconnecting;
+pub mod stats;
+
+pub use call::CallError;
+pub use client::{Client, ClientOptions, ConnectError};
+pub use connect::{Piped, pipe};
+pub use forward::Forward;
+pub use identity::{Identity, Random, RandomError};
+pub use limits::DEFAULT_BUDGET;
+pub use line::LineState;
+pub use reconnecting::{NoStream, Reconnecting};
+pub use stats::Stats;

@@ -1,0 +1,193 @@
+//! One session of role client, for as long as its owner keeps it: what a command that runs once needs.
+//!
+//! Programs that stay use [`crate::Reconnecting`], which dials again.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use reachback_link::{
+    Address, ControlInbox, DialError, Established, Incoming, MemoryBudget, Net, OpenError, Session,
+    SessionConfig, SessionEnd, Substream, session,
+};
+use reachback_wire::{Code, NodeId, Open, Refusal, Role, SessionId, Target, Welcome};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::{
+    call::{self, CallError},
+    identity::{Identity, Random, RandomError},
+    limits::{DEFAULT_BUDGET, GOODBYE},
+    stats::Stats,
+};
+
+/// What a client says of itself and what it may use.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// Who asks; shows in the explorer's lists and logs.
+    pub identity: Arc<Identity>,
+    /// Counters of calls and forwarded ports.
+    pub stats: Arc<Stats>,
+    /// Counters of the sessions.
+    pub link_stats: Arc<reachback_link::Stats>,
+    /// The memory that all sessions of the process share.
+    pub budget: Arc<MemoryBudget>,
+}
+
+impl ClientOptions {
+    /// Options for a client called `id`, counters at zero, with [`DEFAULT_BUDGET`] of memory.
+    ///
+    /// # Errors
+    /// The operating system gives no random bytes.
+    pub fn new(id: NodeId, random: Random) -> Result<Self, RandomError> {
+        Ok(Self {
+            identity: Arc::new(Identity::new(Role::Client, id, random)?),
+            stats: Arc::default(),
+            link_stats: Arc::default(),
+            budget: Arc::new(MemoryBudget::new(DEFAULT_BUDGET)),
+        })
+    }
+}
+
+/// A standing session with an explorer. Dropping it ends the session and every substream of it.
+pub struct Client {
+    session: Session,
+    welcome: Welcome,
+    stats: Arc<Stats>,
+    tasks: JoinSet<()>,
+}
+
+impl Client {
+    /// Dials and shakes hands under one deadline of 10 s.
+    ///
+    /// # Errors
+    /// The explorer can't be reached or doesn't let us in; the error says why and what to do.
+    pub async fn connect(
+        net: Arc<dyn Net>,
+        to: &Address,
+        options: ClientOptions,
+    ) -> Result<Self, ConnectError> {
+        let hello = options.identity.hello(0, 1)?;
+        let Established { transport, side, welcome, .. } =
+            reachback_link::dial(net.as_ref(), to, &hello).await?;
+        let (session, incoming, control, driver) = session(
+            transport,
+            SessionConfig {
+                side,
+                heartbeat: Duration::from_millis(welcome.heartbeat_ms),
+                max_open: welcome.limits.max_substreams,
+                stats: options.link_stats,
+                budget: options.budget,
+            },
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let end = driver.await;
+            tracing::debug!(reason = %end, "session ended");
+        });
+        tasks.spawn(async move {
+            tokio::join!(refuse_all(incoming), listen(control));
+        });
+        Ok(Self { session, welcome, stats: options.stats, tasks })
+    }
+
+    /// Opens a byte stream to a service.
+    ///
+    /// # Errors
+    /// The stream did not come about; [`OpenError`] tells whether anything can have reached the service.
+    pub async fn open(&self, target: Target) -> Result<Substream, OpenError> {
+        self.session.open(Open::stream(target)).await
+    }
+
+    /// Calls `method` of a JSON-RPC service and waits at most `limit` for its answer.
+    ///
+    /// # Errors
+    /// No answer, or the service's own error as [`CallError::Service`].
+    pub async fn call(
+        &self,
+        target: Target,
+        method: &str,
+        params: &Value,
+        limit: Duration,
+    ) -> Result<Value, CallError> {
+        let outcome = call::call(&self.session, target, method, params, limit).await;
+        self.stats.note_call(&outcome);
+        outcome
+    }
+
+    /// Who let us in.
+    pub fn explorer(&self) -> &NodeId {
+        &self.welcome.explorer
+    }
+
+    /// The explorer's number for this session.
+    pub fn session_id(&self) -> SessionId {
+        self.welcome.session
+    }
+
+    /// The session itself.
+    pub fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The counters given at the start.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Resolves when the session has ended, with the reason.
+    pub async fn ended(&self) -> SessionEnd {
+        self.session.ended().await
+    }
+
+    /// Says goodbye and waits until the session has gone, at most a second.
+    pub async fn close(mut self) {
+        self.session.close(Code::Cancelled, "the client is done");
+        let gone = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(GOODBYE, gone).await.is_err() {
+            tracing::debug!("the explorer did not take the goodbye in time");
+        }
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("explorer", &self.welcome.explorer)
+            .field("session", &self.welcome.session)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The explorer was not reached or said no.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// This machine can't even say who it is.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
+impl ConnectError {
+    /// The same as a code.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Dial(error) => error.code(),
+            Self::Random(_) => Code::Internal,
+        }
+    }
+}
+
+/// A client offers nothing: whatever is opened towards it is told so.
+pub(crate) async fn refuse_all(mut incoming: Incoming) {
+    while let Some(inbound) = incoming.next().await {
+        inbound.refuse(Refusal::new(Code::ServiceNotFound, "this is a client; it offers no services")).await;
+    }
+}
+
+/// Empties control: nothing on it asks a client to do something in this version. (A goodbye ends the session.)
+pub(crate) async fn listen(mut control: ControlInbox) {
+    while let Some(message) = control.next().await {
+        tracing::debug!(kind = ?message.kind(), "control message without meaning for a client");
+    }
+}

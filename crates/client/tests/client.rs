@@ -1,0 +1,380 @@
+//! A client and an explorer that does what a test tells it: streams, calls, forwarded ports, and every way they end.
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test by panicking")]
+
+mod support;
+
+use std::{io, sync::Arc, time::Duration};
+
+use reachback_client::{
+    CallError, Client, ClientOptions, Forward, LineState, NoStream, Random, Reconnecting, call, pipe,
+};
+use reachback_link::{Inbound, Net, OpenError, Pulse, RealNet, StreamEnd, Substream, Transport};
+use reachback_wire::{Code, EndStatus, OpenKind, Record, RecordKind, Refusal, Target, limits};
+use serde_json::{Value, json};
+use support::{Hub, PATIENCE, Peer, within};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, duplex},
+    task::JoinSet,
+};
+
+fn options() -> ClientOptions {
+    ClientOptions::new("ann".parse().unwrap(), Random::seeded(3)).unwrap()
+}
+
+fn target() -> Target {
+    "edge-7/rpc".parse().unwrap()
+}
+
+/// A connected client and the other end of its session.
+async fn connected() -> (Client, Peer) {
+    let mut hub = Hub::bind().await;
+    let address = hub.address();
+    let (client, peer) = tokio::join!(Client::connect(Arc::new(RealNet), &address, options()), hub.admit());
+    (client.unwrap(), peer)
+}
+
+/// The next open of the peer's client.
+async fn inbound(peer: &mut Peer) -> Inbound {
+    within("an open", peer.incoming.next()).await.unwrap()
+}
+
+async fn accept(peer: &mut Peer) -> Substream {
+    let mut inbound = inbound(peer).await;
+    let open = inbound.open().await.unwrap();
+    assert_eq!(open.target, Some(target()));
+    inbound.answer(async { Ok(()) }).await.unwrap().0
+}
+
+/// Accepts a call and reads the whole request.
+async fn request(peer: &mut Peer) -> (Substream, Value) {
+    let mut inbound = inbound(peer).await;
+    let open = inbound.open().await.unwrap();
+    assert_eq!(open.kind, OpenKind::Call);
+    assert!(open.deadline_ms.is_some_and(|ms| ms <= 20_000), "{open:?}");
+    let (mut substream, ()) = inbound.answer(async { Ok(()) }).await.unwrap();
+    assert!(matches!(substream.next().await, Ok(Record::Head(_))), "headers come first");
+    let mut body = Vec::new();
+    loop {
+        match within("the request", substream.next()).await.unwrap() {
+            Record::Data(bytes) => body.extend_from_slice(&bytes),
+            Record::End(None) => return (substream, serde_json::from_slice(&body).unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Calls `sum` with [1, 2] while the explorer's side does something with it.
+async fn calling<T>(
+    limit: Duration,
+    other_side: impl AsyncFnOnce(&mut Peer) -> T,
+) -> (Result<Value, CallError>, T) {
+    let (client, mut peer) = connected().await;
+    let params = json!([1, 2]);
+    let call = client.call(target(), "sum", &params, limit);
+    within("the call", async { tokio::join!(call, other_side(&mut peer)) }).await
+}
+
+#[tokio::test]
+async fn a_call_is_one_request_and_its_answer_in_any_pieces() {
+    let (outcome, request) = calling(PATIENCE, async |peer| {
+        let (mut substream, request) = request(peer).await;
+        substream.send(RecordKind::Head, br#"{"status":200}"#).await.unwrap();
+        substream.send(RecordKind::Data, br#"{"jsonrpc":"2.0","id":1,"res"#).await.unwrap();
+        substream.send(RecordKind::Data, br#"ult":3}"#).await.unwrap();
+        substream.finish(None).await.unwrap();
+        request
+    })
+    .await;
+    assert_eq!(outcome.unwrap(), json!(3));
+    assert_eq!(request, json!({"jsonrpc": "2.0", "id": 1, "method": "sum", "params": [1, 2]}));
+}
+
+#[tokio::test]
+async fn the_services_error_is_not_ours() {
+    let (outcome, ()) = calling(PATIENCE, async |peer| {
+        let (mut substream, _) = request(peer).await;
+        let answer =
+            br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32000,"message":"too sad to add","data":[1]}}"#;
+        substream.send(RecordKind::Data, answer).await.unwrap();
+        substream.finish(None).await.unwrap();
+    })
+    .await;
+    let error = outcome.unwrap_err();
+    assert!(matches!(&error, CallError::Service { code: -32000, data: Some(_), .. }), "{error}");
+    assert_eq!(error.code(), None);
+}
+
+#[tokio::test]
+async fn nothing_sent_and_maybe_sent_are_told_apart() {
+    let (refused, ()) = calling(PATIENCE, async |peer| {
+        inbound(peer).await.refuse(Refusal::new(Code::NodeOffline, "edge-7 is offline for 3 min")).await;
+    })
+    .await;
+    let error = refused.unwrap_err();
+    assert!(matches!(&error, CallError::Refused(refusal) if refusal.code == Code::NodeOffline), "{error}");
+
+    let (client, mut peer) = connected().await;
+    let params = Value::Null;
+    let call = client.call(target(), "sum", &params, PATIENCE);
+    let cut = async {
+        let (substream, sent) = request(&mut peer).await;
+        assert_eq!(sent.get("params"), None, "null params are no params");
+        drop(peer);
+        substream
+    };
+    let (lost, _substream) = within("the call", async { tokio::join!(call, cut) }).await;
+    let error = lost.unwrap_err();
+    assert_eq!(error.code(), Some(Code::Lost), "{error}");
+    assert!(error.to_string().contains("unknown"), "{error}");
+
+    let over = within("the call", client.call(target(), "sum", &params, PATIENCE)).await.unwrap_err();
+    assert!(matches!(over, CallError::NotConnected { .. }), "{over}");
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_never_a_short_success() {
+    let (outcome, ()) = calling(PATIENCE, async |peer| {
+        let (mut substream, _) = request(peer).await;
+        substream.send(RecordKind::Data, br#"{"jsonrpc":"2.0","id":1,"result":3}"#).await.unwrap();
+        substream.reset(Code::Reset, "the service died");
+    })
+    .await;
+    assert_eq!(outcome.unwrap_err().code(), Some(Code::Reset));
+
+    let (outcome, ()) = calling(PATIENCE, async |peer| {
+        let (mut substream, _) = request(peer).await;
+        substream.send(RecordKind::Data, br#"{"jsonrpc":"2.0","id":1,"result":3}"#).await.unwrap();
+        let status = EndStatus { code: Code::ServiceUnreachable, message: "gone".into() };
+        substream.finish(Some(status)).await.unwrap();
+    })
+    .await;
+    assert_eq!(outcome.unwrap_err().code(), Some(Code::ServiceUnreachable));
+
+    let (outcome, ()) = calling(PATIENCE, async |peer| {
+        let (mut substream, _) = request(peer).await;
+        substream.send(RecordKind::Data, b"<html>").await.unwrap();
+        substream.finish(None).await.unwrap();
+    })
+    .await;
+    assert!(matches!(outcome, Err(CallError::Garbled(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_takes_too_long_ends_and_tells_the_other_side() {
+    let (outcome, end) = calling(Duration::from_millis(300), async |peer| {
+        let (mut substream, _) = request(peer).await;
+        within("the reset", std::future::poll_fn(|cx| substream.poll_gone(cx))).await
+    })
+    .await;
+    assert!(matches!(outcome, Err(CallError::Timeout(_))), "{outcome:?}");
+    assert!(!matches!(end, StreamEnd::Finished | StreamEnd::Lost(_)), "{end}");
+}
+
+#[tokio::test]
+async fn bodies_are_limited_in_sum_both_ways() {
+    let (client, _peer) = connected().await;
+    let params = Value::String("x".repeat(limits::CALL_BODY_MAX));
+    let outcome = client.call(target(), "sum", &params, PATIENCE).await;
+    assert!(matches!(outcome, Err(CallError::TooLarge { what: "request", .. })), "{outcome:?}");
+
+    let (outcome, end) = calling(PATIENCE, async |peer| {
+        let (mut substream, _) = request(peer).await;
+        let piece = vec![b' '; 1 << 20];
+        loop {
+            if let Err(end) = substream.send(RecordKind::Data, &piece).await {
+                break end;
+            }
+        }
+    })
+    .await;
+    assert!(matches!(outcome, Err(CallError::TooLarge { what: "answer", .. })), "{outcome:?}");
+    assert!(!matches!(end, StreamEnd::Finished), "the sender is freed: {end}");
+}
+
+#[tokio::test]
+async fn connecting_says_why_it_failed() {
+    let mut hub = Hub::bind().await;
+    let address = hub.address();
+    let denied = Refusal::new(Code::Denied, "ann is not welcome here");
+    let connect = Client::connect(Arc::new(RealNet), &address, options());
+    let (outcome, ()) = tokio::join!(connect, hub.deny(denied));
+    let error = outcome.unwrap_err();
+    assert_eq!(error.code(), Code::Denied);
+    assert!(error.to_string().contains("ann is not welcome here"), "{error}");
+
+    drop(hub);
+    let error = Client::connect(Arc::new(RealNet), &address, options()).await.unwrap_err();
+    assert!(error.to_string().contains(&address.to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_that_closes_says_goodbye_and_one_that_is_dropped_is_gone() {
+    let (client, mut peer) = connected().await;
+    let mut pulse = client.session().pulse();
+    within("a heartbeat", pulse.wait_for(|pulse| *pulse == Pulse::Live)).await.unwrap();
+    within("the close", client.close()).await;
+    let end = peer.ended().await;
+    assert!(end.message.contains("the client is done"), "{end}");
+
+    let (client, mut peer) = connected().await;
+    drop(client);
+    peer.ended().await;
+}
+
+#[tokio::test]
+async fn nobody_can_open_anything_at_a_client() {
+    let (_client, peer) = connected().await;
+    let outcome = within("the open", peer.session.open(support::stream("ann/shell"))).await;
+    assert!(matches!(outcome, Err(OpenError::Refused(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_pipe_carries_both_ends_apart() {
+    let (client, mut peer) = connected().await;
+    let (mut keyboard, input) = duplex(64);
+    let (output, mut screen) = duplex(64);
+    let mut pipes = JoinSet::new();
+    pipes.spawn(async move { pipe(&client, target(), input, output).await });
+    let mut service = accept(&mut peer).await;
+
+    keyboard.write_all(b"question").await.unwrap();
+    drop(keyboard);
+    let mut question = Vec::new();
+    loop {
+        match within("the question", service.next()).await.unwrap() {
+            Record::Data(bytes) => question.extend_from_slice(&bytes),
+            Record::End(_) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(question, b"question");
+    service.send(RecordKind::Data, b"answer").await.unwrap();
+    service.finish(None).await.unwrap();
+    let mut answer = Vec::new();
+    within("the answer", screen.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"answer");
+    let piped = within("the pipe's end", pipes.join_next()).await.unwrap().unwrap().unwrap();
+    assert_eq!((piped.to_service, piped.from_service, piped.code()), (8, 6, None));
+}
+
+#[tokio::test]
+async fn a_pipe_that_breaks_says_how() {
+    for (how, code) in [("reset", Code::Reset), ("cut", Code::Lost)] {
+        let (client, mut peer) = connected().await;
+        let (_keyboard, input) = duplex(64);
+        let (output, mut screen) = duplex(64);
+        let mut pipes = JoinSet::new();
+        pipes.spawn(async move { pipe(&client, target(), input, output).await });
+        let mut service = accept(&mut peer).await;
+        service.send(RecordKind::Data, b"part").await.unwrap();
+        within("the beginning", screen.read_exact(&mut [0; 4])).await.unwrap();
+        if how == "reset" {
+            service.reset(Code::Reset, "connection reset by peer");
+        } else {
+            drop(peer);
+        }
+        let piped = within("the pipe's end", pipes.join_next()).await.unwrap().unwrap().unwrap();
+        assert_eq!(piped.code(), Some(code), "{how}: {:?}", piped.end);
+    }
+}
+
+/// A forwarded port, its client, and its hub with the first session.
+struct Port {
+    hub: Hub,
+    peer: Peer,
+    client: Arc<Reconnecting>,
+    forward: Forward,
+}
+
+async fn port() -> Port {
+    let mut hub = Hub::bind().await;
+    let client = Arc::new(Reconnecting::start(Arc::new(RealNet), hub.address(), options()));
+    let peer = hub.admit().await;
+    let mut states = client.states();
+    let stands = states.wait_for(|state| matches!(state, LineState::Serving { .. }));
+    within("the session", stands).await.unwrap();
+    let forward =
+        Forward::start(&RealNet, client.clone(), &"127.0.0.1:0".parse().unwrap(), target()).await.unwrap();
+    Port { hub, peer, client, forward }
+}
+
+async fn visit(forward: &Forward) -> Transport {
+    RealNet.connect(&forward.local().to_string().parse().unwrap()).await.unwrap()
+}
+
+async fn reset_seen(visitor: &mut Transport) {
+    let read = within("the reset", visitor.read(&mut [0; 16])).await;
+    assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn every_visitor_of_a_forwarded_port_gets_a_stream_of_its_own() {
+    let mut port = port().await;
+    let mut visitors = Vec::new();
+    for n in 0..3u8 {
+        let mut visitor = visit(&port.forward).await;
+        let mut service = accept(&mut port.peer).await;
+        service.send(RecordKind::Data, &[n]).await.unwrap();
+        let mut greeting = [0];
+        within("the greeting", visitor.read_exact(&mut greeting)).await.unwrap();
+        assert_eq!(greeting, [n]);
+        visitors.push((visitor, service));
+    }
+    let (mut visitor, mut service) = visitors.pop().unwrap();
+    visitor.shutdown().await.unwrap();
+    assert!(matches!(within("the half-close", service.next()).await, Ok(Record::End(None))));
+    service.send(RecordKind::Data, b"late answer").await.unwrap();
+    service.finish(None).await.unwrap();
+    let mut answer = Vec::new();
+    within("the answer", visitor.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"late answer");
+
+    let (mut visitor, service) = visitors.pop().unwrap();
+    service.reset(Code::Reset, "service died");
+    reset_seen(&mut visitor).await;
+}
+
+#[tokio::test]
+async fn a_visitor_is_reset_while_target_or_line_is_down_and_served_again_afterwards() {
+    let mut port = port().await;
+    let mut visitor = visit(&port.forward).await;
+    inbound(&mut port.peer).await.refuse(Refusal::new(Code::NodeOffline, "edge-7 is offline")).await;
+    reset_seen(&mut visitor).await;
+
+    let Port { mut hub, peer, client, forward } = port;
+    drop(peer);
+    let mut states = client.states();
+    within("the end", states.wait_for(|state| !matches!(state, LineState::Serving { .. }))).await.unwrap();
+    let mut visitor = visit(&forward).await;
+    reset_seen(&mut visitor).await;
+    let outcome = client.open(target()).await;
+    assert!(matches!(outcome, Err(NoStream::NotConnected(_))), "{outcome:?}");
+
+    let mut peer = hub.admit().await;
+    within("the session", states.wait_for(|state| matches!(state, LineState::Serving { .. }))).await.unwrap();
+    let mut visitor = visit(&forward).await;
+    let mut service = accept(&mut peer).await;
+    service.send(RecordKind::Data, b"back").await.unwrap();
+    let mut greeting = [0; 4];
+    within("the greeting", visitor.read_exact(&mut greeting)).await.unwrap();
+    assert_eq!(&greeting, b"back");
+
+    let address = forward.local().to_string().parse().unwrap();
+    within("the shutdown", forward.shutdown()).await;
+    reset_seen(&mut visitor).await;
+    assert!(RealNet.connect(&address).await.is_err(), "the port is closed");
+}
+
+#[tokio::test]
+async fn the_free_function_and_the_method_are_the_same_call() {
+    let (client, mut peer) = connected().await;
+    let params = json!({});
+    let call = call::call(client.session(), target(), "ping", &params, PATIENCE);
+    let answer = async {
+        let (mut substream, _) = request(&mut peer).await;
+        substream.send(RecordKind::Item, br#"{"jsonrpc":"2.0","id":1,"result":null}"#).await.unwrap();
+        substream.finish(None).await.unwrap();
+    };
+    let (outcome, ()) = within("the call", async { tokio::join!(call, answer) }).await;
+    assert_eq!(outcome.unwrap(), Value::Null);
+}
