@@ -1,1 +1,37 @@
 //! The agent beside some services; it dials out and listens nowhere.
+//!
+//! A node keeps one line per explorer and serves, over each, what was declared and nothing else. The way of a visit:
+//!
+//! ```text
+//! node.rs      one line per explorer (reachback_client::line), owned tasks, shutdown
+//! agent.rs     per line: announce, serve, remember how it ended
+//! control.rs   Services first, then the last ends (ends.rs), then health as it changes (health.rs)
+//! serve.rs     an open comes in → is it meant for us, is it declared? → a visit
+//! gate.rs      its turn among the opens of that service
+//! dial.rs      connect to the service, with a reason when that fails ─▶ link's splice
+//! handler.rs   or call the function that is the service
+//! ```
+//!
+//! Embedding takes a configuration and one call; see `examples/` of the repository.
+
+pub mod config;
+pub mod handler;
+pub mod node;
+pub mod service;
+pub mod stats;
+
+mod agent;
+mod control;
+mod dial;
+mod ends;
+mod gate;
+mod health;
+mod limits;
+mod serve;
+
+pub use config::{ConfigError, NodeConfig};
+pub use handler::{Handler, Visit};
+pub use node::{LineStatus, Node};
+pub use reachback_client::LineState;
+pub use service::{Endpoint, Framing, Service, ServiceError};
+pub use stats::Stats;

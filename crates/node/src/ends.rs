@@ -1,0 +1,53 @@
+//! The node's own memory of how its lines ended, for the explorer to show beside its own view.
+//!
+//! Only the node can say "no route to host"; the explorer just sees silence. The node has no clock it could trust to
+//! agree with anyone's, so ends are kept on the monotonic clock and told in the explorer's own time.
+
+use std::{collections::VecDeque, time::Duration};
+
+use reachback_client::line::LineEnd;
+use reachback_wire::{EndReport, Ends, Welcome, limits};
+use tokio::time::Instant;
+
+/// The last ten ends of one line, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct EndLog(VecDeque<LineEnd>);
+
+impl EndLog {
+    /// An attempt that fails as the one before it says nothing new; it would only push out the end that matters.
+    pub(crate) fn note(&mut self, end: &LineEnd) {
+        let repeats = |last: &LineEnd| {
+            end.session.is_none()
+                && last.session.is_none()
+                && (&last.code, &last.message) == (&end.code, &end.message)
+        };
+        if self.0.back().is_some_and(repeats) {
+            return;
+        }
+        if self.0.len() == limits::ENDS_KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back(end.clone());
+    }
+
+    /// All of them, dated by the clock of the explorer that sent `welcome` at `since`; none if there are none.
+    pub(crate) fn report(&self, welcome: &Welcome, since: Instant) -> Option<Ends> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let ends = self.0.iter().map(|end| {
+            let ago = since.saturating_duration_since(end.at);
+            EndReport {
+                at_unix_ms: welcome.time_unix_ms.saturating_sub(millis(ago)),
+                session: end.session,
+                code: end.code,
+                message: end.message.clone(),
+            }
+        });
+        Some(Ends { ends: ends.collect() })
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

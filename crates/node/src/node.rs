@@ -1,0 +1,158 @@
+//! A running node: its lines, its shutdown, and what it tells the program around it.
+
+use std::{fmt, sync::Arc};
+
+use reachback_client::{
+    Identity, LineState, RandomError,
+    line::{Line, LineEnd},
+};
+use reachback_link::{Address, Net};
+use reachback_wire::{NodeId, Role};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{agent::Agent, config::NodeConfig, limits::SHUTDOWN, serve::Desk};
+
+/// One line as others see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LineStatus {
+    /// The explorer it dials.
+    pub explorer: Address,
+    /// What it is doing.
+    pub state: LineState,
+    /// How its last session or attempt ended: still there when the line is up again at once.
+    pub last_end: Option<LineEnd>,
+}
+
+/// Where the lines write what others see.
+#[derive(Debug)]
+pub(crate) struct Board(watch::Sender<Vec<LineStatus>>);
+
+impl Board {
+    fn new(explorers: &[Address]) -> Self {
+        let begin = |explorer: &Address| LineStatus {
+            explorer: explorer.clone(),
+            state: LineState::Dialing { attempt: 1 },
+            last_end: None,
+        };
+        Self(watch::Sender::new(explorers.iter().map(begin).collect()))
+    }
+
+    /// Changes what stands about line `slot`.
+    pub(crate) fn write(&self, slot: u32, change: impl FnOnce(&mut LineStatus)) {
+        self.0.send_modify(|lines| {
+            if let Some(line) = lines.get_mut(slot as usize) {
+                change(line);
+            }
+        });
+    }
+}
+
+/// A node at work. Dropping it ends all its sessions without a goodbye; [`Node::shutdown`] says one.
+pub struct Node {
+    id: NodeId,
+    states: watch::Receiver<Vec<LineStatus>>,
+    redial: watch::Sender<u64>,
+    stop: CancellationToken,
+    lines: JoinSet<Result<(), RandomError>>,
+}
+
+impl Node {
+    /// Starts one line per explorer and returns at once; [`Node::states`] tells what comes of them. The lines are
+    /// independent: an explorer that is down delays no other. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The operating system gives no random bytes.
+    pub fn start(config: NodeConfig, net: Arc<dyn Net>) -> Result<Self, RandomError> {
+        let mut identity = Identity::new(Role::Node, config.id().clone(), config.random.clone())?;
+        if let Some(credential) = config.credential.clone() {
+            identity = identity.with_credential(credential);
+        }
+        let identity = Arc::new(identity);
+        let services = config.services().clone();
+        let desk =
+            Desk::new(config.id().clone(), identity.instance(), services, net.clone(), config.stats.clone());
+        let desk = Arc::new(desk);
+        let labels = Arc::new(config.labels().clone());
+        let board = Arc::new(Board::new(config.explorers()));
+        let states = board.0.subscribe();
+        let (redial, redialled) = watch::channel(0);
+        let stop = CancellationToken::new();
+        let mut lines = JoinSet::new();
+        for (slot, explorer) in (0..).zip(config.explorers()) {
+            let line = Line {
+                net: net.clone(),
+                to: explorer.clone(),
+                slot,
+                identity: identity.clone(),
+                stats: config.link_stats.clone(),
+                budget: config.budget.clone(),
+                publish: {
+                    let board = board.clone();
+                    Arc::new(move |state| board.write(slot, |line| line.state = state))
+                },
+                redial: redialled.clone(),
+                stop: stop.clone(),
+            };
+            let mut agent = Agent::new(desk.clone(), labels.clone(), board.clone(), slot);
+            lines.spawn(async move { line.run(&mut agent).await });
+        }
+        Ok(Self { id: config.id().clone(), states, redial, stop, lines })
+    }
+
+    /// The name it goes by.
+    pub fn id(&self) -> &NodeId {
+        &self.id
+    }
+
+    /// What each line is doing, in the order of the configured explorers.
+    pub fn states(&self) -> watch::Receiver<Vec<LineStatus>> {
+        self.states.clone()
+    }
+
+    /// Ends the wait of every line that is waiting for its next attempt; does nothing to the others.
+    pub fn dial_now(&self) {
+        self.redial.send_modify(|requests| *requests += 1);
+    }
+
+    /// Resolves when a line has ended though nobody asked it to, with the reason: whoever runs the node should end
+    /// then, loudly, instead of going on without it. Never resolves while all is well. Cancel-safe.
+    pub async fn failed(&mut self) -> String {
+        loop {
+            match self.lines.join_next().await {
+                Some(Err(error)) => return format!("a line of node {} failed: {error}", self.id),
+                Some(Ok(Err(error))) => return format!("a line of node {} ended: {error}", self.id),
+                Some(Ok(Ok(()))) if self.stop.is_cancelled() => {}
+                Some(Ok(Ok(()))) => {
+                    return format!("a line of node {} ended without being asked to", self.id);
+                }
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Says goodbye to every explorer and waits until all lines have ended, at most four seconds. Streams that are
+    /// still open end as `lost` for their visitors.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        let gone = async {
+            while let Some(finished) = self.lines.join_next().await {
+                if let Err(error) = finished {
+                    tracing::error!(%error, "a line failed while shutting down");
+                }
+            }
+        };
+        if timeout(SHUTDOWN, gone).await.is_err() {
+            tracing::warn!("a line did not end in time and was cut off");
+        }
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node")
+            .field("id", &self.id)
+            .field("states", &*self.states.borrow())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,286 @@
+//! What a node offers: a name, where it lives, how calls are framed.
+//!
+//! A service is written once and read in three places: on a command line, in a configuration file, in an embedding
+//! program. One grammar serves all: `NAME=ADDRESS[,key=value…]`. Nothing in it needs quoting in a shell, and a refusal
+//! repeats the entry, because entries come in lists.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use reachback_link::Address;
+use reachback_wire::{ServiceName, text::sanitize};
+
+use crate::handler::Handler;
+
+/// A service that others may reach through this node. Only declared services can be reached.
+#[derive(Debug, Clone)]
+pub struct Service {
+    name: ServiceName,
+    endpoint: Endpoint,
+    framing: Option<Framing>,
+}
+
+/// Where a service lives.
+#[derive(Clone)]
+pub enum Endpoint {
+    /// A TCP or Unix socket near the node, dialled once per stream.
+    Address(Address),
+    /// A function of the embedding program, called once per stream.
+    Handler(Arc<dyn Handler>),
+}
+
+/// How one call is told from the next on a connection to the service. Streams don't need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// One HTTP POST per call.
+    Http,
+    /// One JSON text per line.
+    Lines,
+    /// A connection per call.
+    Raw,
+}
+
+/// A service entry that can't be used: which, why, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("service \"{entry}\": {reason}")]
+pub struct ServiceError {
+    entry: String,
+    reason: String,
+}
+
+impl Service {
+    /// A service at an endpoint.
+    pub fn new(name: ServiceName, endpoint: Endpoint) -> Self {
+        Self { name, endpoint, framing: None }
+    }
+
+    /// A service that is a function of this program; see [`Handler`].
+    ///
+    /// # Errors
+    /// The name breaks the grammar of service names.
+    pub fn handler(name: &str, handler: impl Handler) -> Result<Self, ServiceError> {
+        let name = name.parse().map_err(|error| ServiceError::new(name, error))?;
+        Ok(Self::new(name, Endpoint::Handler(Arc::new(handler))))
+    }
+
+    /// Reads `NAME=ADDRESS[,key=value…]`, as in `ssh=22` or `rpc=/run/app/rpc.sock,framing=http`. ADDRESS is
+    /// `unix:///path`, `/path`, `tcp://HOST:PORT`, `HOST:PORT` or `PORT` (on 127.0.0.1).
+    ///
+    /// # Errors
+    /// The entry breaks the grammar; the error says where and what to write.
+    pub fn parse(entry: &str) -> Result<Self, ServiceError> {
+        let refuse = |reason: String| ServiceError::new(entry, reason);
+        let Some((name, rest)) = entry.split_once('=') else {
+            return Err(refuse("write NAME=ADDRESS, for example ssh=22".into()));
+        };
+        let name: ServiceName = name.trim().parse().map_err(|error| ServiceError::new(entry, error))?;
+        let mut parts = rest.split(',');
+        let address = parts.next().unwrap_or_default();
+        let mut service = Self::new(name, address.parse().map_err(|error: AddressReason| refuse(error.0))?);
+        for part in parts {
+            let Some((key, value)) = part.split_once('=') else {
+                return Err(refuse(format!("\"{}\" is not key=value", sanitize(part, 64))));
+            };
+            match key.trim() {
+                "framing" if service.framing.is_some() => {
+                    return Err(refuse("framing is given twice".into()));
+                }
+                "framing" => {
+                    service.framing = Some(value.parse().map_err(|error: FramingError| refuse(error.0))?)
+                }
+                other => return Err(refuse(unknown_key(other))),
+            }
+        }
+        Ok(service)
+    }
+
+    /// The same service with its calls framed this way.
+    #[must_use]
+    pub fn with_framing(mut self, framing: Framing) -> Self {
+        self.framing = Some(framing);
+        self
+    }
+
+    /// What callers write after the node's id.
+    pub fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    /// Where it lives.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// How its calls are framed, where that was said.
+    pub fn framing(&self) -> Option<Framing> {
+        self.framing
+    }
+}
+
+impl ServiceError {
+    fn new(entry: &str, reason: impl fmt::Display) -> Self {
+        Self { entry: sanitize(entry, 120), reason: reason.to_string() }
+    }
+}
+
+impl FromStr for Service {
+    type Err = ServiceError;
+
+    fn from_str(entry: &str) -> Result<Self, Self::Err> {
+        Self::parse(entry)
+    }
+}
+
+/// Why an address is not the address of a service.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct AddressReason(String);
+
+impl FromStr for Endpoint {
+    type Err = AddressReason;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let refuse =
+            |reason: &str| Err(AddressReason(format!("address \"{}\": {reason}", sanitize(text, 80))));
+        let text = text.trim();
+        if text.is_empty() {
+            return refuse("it is empty; write PORT, HOST:PORT or /path/of/a.sock");
+        }
+        if text.starts_with("udp://") || text.ends_with("/udp") {
+            return refuse("UDP is not in this version; TCP and Unix sockets are");
+        }
+        if text.bytes().all(|b| b.is_ascii_digit()) {
+            return match text.parse::<u16>() {
+                Ok(port) if port > 0 => Ok(Self::Address(Address::Tcp { host: "127.0.0.1".into(), port })),
+                _ => refuse("a port is a number from 1 to 65535"),
+            };
+        }
+        let bare = text.strip_prefix("tcp://").unwrap_or(text);
+        let is_path = text.starts_with('/') || text.starts_with("unix://");
+        // The port an explorer has by default means nothing for a service.
+        if !is_path && !text.contains("://") || bare.len() < text.len() {
+            match bare.rsplit_once(':') {
+                Some((host, port)) if !port.contains(']') && !host.is_empty() => {}
+                Some(("", _)) => return refuse("no host; write the port alone for this machine"),
+                _ => return refuse("no port; write HOST:PORT, PORT for this machine, or /path/of/a.sock"),
+            }
+        }
+        match text.parse::<Address>() {
+            Ok(address) => Ok(Self::Address(address)),
+            Err(error) => Err(AddressReason(error.to_string())),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Handler(_) => f.write_str("a handler of this program"),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
+    }
+}
+
+/// A framing nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FramingError(String);
+
+impl Framing {
+    const ALL: [Self; 3] = [Self::Http, Self::Lines, Self::Raw];
+
+    /// As it is written in configuration and announced to explorers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Lines => "lines",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+impl FromStr for Framing {
+    type Err = FramingError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.into_iter().find(|framing| framing.as_str() == text.trim());
+        known.ok_or_else(|| {
+            FramingError(format!("framing \"{}\" is not http, lines or raw", sanitize(text, 64)))
+        })
+    }
+}
+
+/// Keys that later versions have, so that an entry written for them is not called a typing error.
+const LATER: [&str; 3] = ["allow", "compression", "path"];
+
+fn unknown_key(key: &str) -> String {
+    if LATER.contains(&key) {
+        return format!("key \"{key}\" is not in this version; leave it out");
+    }
+    format!("unknown key \"{}\"; the one there is is \"framing\"", sanitize(key, 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_people_write() {
+        for (entry, name, endpoint, framing) in [
+            ("ssh=22", "ssh", "127.0.0.1:22", None),
+            ("db=10.0.0.5:5432", "db", "10.0.0.5:5432", None),
+            ("db=tcp://db.local:5432", "db", "db.local:5432", None),
+            ("v6=[::1]:80", "v6", "[::1]:80", None),
+            ("rpc=/run/app/rpc.sock,framing=http", "rpc", "unix:///run/app/rpc.sock", Some(Framing::Http)),
+            ("rpc=unix:///run/x=y.sock,framing=lines", "rpc", "unix:///run/x=y.sock", Some(Framing::Lines)),
+            ("RPC=80,framing=raw", "rpc", "127.0.0.1:80", Some(Framing::Raw)),
+        ] {
+            let service: Service = entry.parse().unwrap_or_else(|error| panic!("{entry}: {error}"));
+            assert_eq!(service.name().as_ref(), name, "{entry}");
+            assert_eq!(service.endpoint().to_string(), endpoint, "{entry}");
+            assert_eq!(service.framing(), framing, "{entry}");
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_and_what_instead() {
+        for (entry, part) in [
+            ("ssh", "write NAME=ADDRESS"),
+            ("=22", "service"),
+            ("a.b=22", "service"),
+            ("ssh=", "it is empty"),
+            ("ssh=0", "from 1 to 65535"),
+            ("ssh=70000", "from 1 to 65535"),
+            ("ssh=localhost", "no port"),
+            ("ssh=[::1]", "no port"),
+            ("ssh=::1", "brackets"),
+            ("ssh=:22", "write the port alone"),
+            ("ssh=tcp://host", "no port"),
+            ("ssh=http://host:80", "unknown scheme"),
+            ("dns=53/udp", "UDP is not in this version"),
+            ("dns=udp://1.1.1.1:53", "UDP is not in this version"),
+            ("rpc=unix://relative", "absolute path"),
+            ("rpc=80,framing", "is not key=value"),
+            ("rpc=80,framing=grpc", "is not http, lines or raw"),
+            ("rpc=80,framing=http,framing=raw", "given twice"),
+            ("rpc=80,framng=http", "the one there is is \"framing\""),
+            ("rpc=80,colour=red", "unknown key \"colour\""),
+            ("rpc=80,path=/rpc", "not in this version"),
+        ] {
+            let refusal = Service::parse(entry).expect_err(entry).to_string();
+            assert!(refusal.contains(part), "{entry}: {refusal}");
+            assert!(refusal.contains(&format!("\"{entry}\"")), "the entry is named: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_never_carries_control_characters() {
+        let refusal = Service::parse("a\x1b[31m\n=22,x=\x07").unwrap_err().to_string();
+        assert!(!refusal.chars().any(char::is_control), "{refusal:?}");
+    }
+}
