@@ -43,9 +43,36 @@ pub enum SpliceError {
 /// Records handled in one turn, after which other tasks have theirs.
 const RECORDS_A_TURN: usize = 32;
 
-/// Copies between a substream and a local pipe.
-pub async fn splice(substream: Substream, local: Transport) -> Spliced {
+/// Copies between a substream and a local pipe. Dropping the future, polled or not, resets both.
+pub fn splice(substream: Substream, local: Transport) -> impl Future<Output = Spliced> + Send {
     local.close_with_reset(true);
+    run(substream, local)
+}
+
+/// Copies records between two substreams, ends included: what ended one ends the other with the same code.
+pub async fn relay(mut a: Substream, mut b: Substream) -> Spliced {
+    let (mut forth, mut back) = (Relay::default(), Relay::default());
+    let end = poll_fn(|cx| {
+        let forth = forth.poll(cx, &mut a, &mut b);
+        let back = back.poll(cx, &mut b, &mut a);
+        match (forth, back) {
+            (Poll::Ready(Err((from_a, end))), _) => Poll::Ready(Err((from_a, end))),
+            (_, Poll::Ready(Err((from_b, end)))) => Poll::Ready(Err((!from_b, end))),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
+            (Poll::Ready(Ok(())), Poll::Pending) => watch(cx, &mut a, true),
+            (Poll::Pending, Poll::Ready(Ok(()))) => watch(cx, &mut b, false),
+            (Poll::Pending, Poll::Pending) => Poll::Pending,
+        }
+    })
+    .await;
+    let end = end.map_err(|(ended_a, end)| {
+        pass_on(if ended_a { b } else { a }, &end);
+        SpliceError::Peer(end)
+    });
+    Spliced { to_peer: forth.bytes, from_peer: back.bytes, end }
+}
+
+async fn run(substream: Substream, local: Transport) -> Spliced {
     let mut pump = Pump {
         substream: Some(substream),
         local,
@@ -71,29 +98,6 @@ pub async fn splice(substream: Substream, local: Transport) -> Spliced {
         Err(SpliceError::Peer(_)) => {}
     }
     Spliced { to_peer: pump.to_peer, from_peer: pump.from_peer, end }
-}
-
-/// Copies records between two substreams, ends included: what ended one ends the other with the same code.
-pub async fn relay(mut a: Substream, mut b: Substream) -> Spliced {
-    let (mut forth, mut back) = (Relay::default(), Relay::default());
-    let end = poll_fn(|cx| {
-        let forth = forth.poll(cx, &mut a, &mut b);
-        let back = back.poll(cx, &mut b, &mut a);
-        match (forth, back) {
-            (Poll::Ready(Err((from_a, end))), _) => Poll::Ready(Err((from_a, end))),
-            (_, Poll::Ready(Err((from_b, end)))) => Poll::Ready(Err((!from_b, end))),
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            (Poll::Ready(Ok(())), Poll::Pending) => watch(cx, &mut a, true),
-            (Poll::Pending, Poll::Ready(Ok(()))) => watch(cx, &mut b, false),
-            (Poll::Pending, Poll::Pending) => Poll::Pending,
-        }
-    })
-    .await;
-    let end = end.map_err(|(ended_a, end)| {
-        pass_on(if ended_a { b } else { a }, &end);
-        SpliceError::Peer(end)
-    });
-    Spliced { to_peer: forth.bytes, from_peer: back.bytes, end }
 }
 
 struct Pump {

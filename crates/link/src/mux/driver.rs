@@ -118,6 +118,7 @@ impl Future for Driver {
 impl Driver {
     fn turn(&mut self, cx: &mut Context<'_>) {
         loop {
+            self.open_control(cx);
             self.take_requests(cx);
             self.open_streams(cx);
             let accepted = self.poll_mux(cx);
@@ -133,7 +134,7 @@ impl Driver {
         let flushed = self.layer.lock().poll_push(cx);
         if let Poll::Ready(Ok(())) = flushed
             && let Some((end, _)) = &self.closing
-            && self.control.as_ref().is_none_or(Control::is_flushed)
+            && self.control.as_ref().is_some_and(Control::is_flushed)
             && self.layer.lock().is_flushed()
         {
             self.shared.set_end(end.code, end.message.clone());
@@ -179,17 +180,29 @@ impl Driver {
         }
     }
 
-    /// Control first, on the dialer's side, then whoever waits.
-    fn open_streams(&mut self, cx: &mut Context<'_>) {
+    /// The dialer's first substream.
+    fn open_control(&mut self, cx: &mut Context<'_>) {
         if self.side == Side::Dialer
             && self.control.is_none()
             && let Some(stream) = self.poll_open(cx)
-            && let Some(inbox) = self.inbox.take()
         {
             let raw = self.raw(stream, None);
-            self.control = Some(Control::new(Side::Dialer, raw, inbox, &self.shared));
-            self.send_unsent();
+            self.take_control(raw);
         }
+    }
+
+    /// Control begins on this stream. False if it has begun already.
+    fn take_control(&mut self, raw: Raw) -> bool {
+        let Some(inbox) = self.inbox.take() else { return false };
+        let mut control = Control::new(self.side, raw, inbox, &self.shared);
+        if let Some((end, _)) = &self.closing {
+            control.send(&ControlMessage::Bye(Bye { reason: end.message.clone() }));
+        }
+        self.control = Some(control);
+        true
+    }
+
+    fn open_streams(&mut self, cx: &mut Context<'_>) {
         while let Some((permit, reply)) = self.opens.pop_front() {
             if reply.is_closed() {
                 continue;
@@ -262,11 +275,10 @@ impl Driver {
         let id = stream.id().val();
         let raw = self.raw(stream, None);
         if id == CONTROL_STREAM {
-            if let Some(inbox) = self.inbox.take() {
-                self.control = Some(Control::new(Side::Acceptor, raw, inbox, &self.shared));
-                return;
+            if !self.take_control(raw) {
+                self.shared.set_end(Code::BadFrame, "the peer opened control twice".into());
             }
-            self.shared.set_end(Code::BadFrame, "the peer opened control twice".into());
+            return;
         }
         if self.incoming.try_send(Box::new(raw)).is_err() {
             // Nobody accepts here (any more): the drop has reset it.
@@ -323,7 +335,7 @@ impl Driver {
                 }
             }
         }
-        !flushed
+        !flushed && self.control.as_ref().is_some_and(Control::is_flushed)
     }
 
     /// The two clocks.

@@ -3,11 +3,11 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, Bytes};
-use reachback_wire::{Record, RecordKind, limits};
+use reachback_wire::{Code, Record, RecordKind, limits};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{Outgoing, StreamEnd, Substream};
@@ -21,11 +21,18 @@ pub struct StreamIo {
     substream: Substream,
     unread: Bytes,
     unsent: Option<Outgoing>,
+    /// A writer that waits for `unsent`, in case it is a reader that sends it.
+    writer: Option<Waker>,
 }
 
 impl StreamIo {
     pub(super) fn new(substream: Substream) -> Self {
-        Self { substream, unread: Bytes::new(), unsent: None }
+        Self { substream, unread: Bytes::new(), unsent: None, writer: None }
+    }
+
+    /// Ends both directions at once, as [`Substream::reset`].
+    pub fn reset(self, code: Code, text: &str) {
+        self.substream.reset(code, text);
     }
 
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -40,6 +47,14 @@ impl StreamIo {
 impl AsyncRead for StreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        // Whoever writes and then reads, without a flush, means its last words to be sent. An error shows itself to
+        // the reading.
+        if this.unsent.is_some()
+            && this.poll_unsent(cx).is_ready()
+            && let Some(writer) = this.writer.take()
+        {
+            writer.wake();
+        }
         while this.unread.is_empty() {
             match ready!(this.substream.poll_next(cx)) {
                 Ok(Record::Data(bytes) | Record::Item(bytes)) => this.unread = bytes,
@@ -66,7 +81,10 @@ impl AsyncRead for StreamIo {
 impl AsyncWrite for StreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        ready!(this.poll_unsent(cx))?;
+        if this.poll_unsent(cx)?.is_pending() {
+            this.writer = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         let n = buf.len().min(limits::MAX_RECORD_PAYLOAD);
         this.unsent = Some(Outgoing::record(RecordKind::Data, &buf[..n]));
         // It is ours now; a write that can't go at once is finished by the next call or by a flush.
@@ -77,7 +95,12 @@ impl AsyncWrite for StreamIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_unsent(cx)
+        let this = self.get_mut();
+        let sent = this.poll_unsent(cx);
+        if sent.is_pending() {
+            this.writer = Some(cx.waker().clone());
+        }
+        sent
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

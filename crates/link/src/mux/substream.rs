@@ -95,26 +95,7 @@ impl Substream {
         if self.received_end {
             return Poll::Ready(Err(StreamEnd::Finished));
         }
-        loop {
-            match self.records.next() {
-                Ok(Some(Record::Reset { code, text })) => {
-                    let code = Code::from_number(code).unwrap_or(Code::Reset);
-                    return Poll::Ready(Err(StreamEnd::Reset {
-                        code,
-                        text: text::sanitize(&text, limits::END_TEXT_MAX),
-                    }));
-                }
-                Ok(Some(record)) => {
-                    self.received_end = matches!(record, Record::End(_));
-                    self.note_finished();
-                    return Poll::Ready(Ok(record));
-                }
-                Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(StreamEnd::Protocol(error.to_string()))),
-            }
-            let bytes = ready!(self.raw.poll_read(cx))?;
-            self.records.push(bytes);
-        }
+        self.poll_record(cx)
     }
 
     /// Sends a record. `Data` longer than a record is split, the other kinds are not. If this is cancelled, what it
@@ -186,10 +167,11 @@ impl Substream {
         }
     }
 
-    /// After the peer's `End`: ready when it lets go of what we still send, or the session does.
+    /// After the peer's `End`: ready when it takes back what it asked for, lets go of what we still send, or the
+    /// session ends.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
-        match ready!(self.raw.poll_read(cx)) {
-            Ok(_) => Poll::Ready(StreamEnd::Protocol("bytes after the end".into())),
+        match ready!(self.poll_record(cx)) {
+            Ok(_) => Poll::Ready(StreamEnd::Protocol("records after the end".into())),
             Err(end) => Poll::Ready(end),
         }
     }
@@ -203,6 +185,27 @@ impl Substream {
     /// an error whose source is a [`StreamEnd`].
     pub fn into_io(self) -> StreamIo {
         StreamIo::new(self)
+    }
+
+    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Record, StreamEnd>> {
+        loop {
+            match self.records.next() {
+                Ok(Some(Record::Reset { code, text })) => {
+                    let code = Code::from_number(code).unwrap_or(Code::Reset);
+                    let text = text::sanitize(&text, limits::END_TEXT_MAX);
+                    return Poll::Ready(Err(StreamEnd::Reset { code, text }));
+                }
+                Ok(Some(record)) => {
+                    self.received_end |= matches!(record, Record::End(_));
+                    self.note_finished();
+                    return Poll::Ready(Ok(record));
+                }
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Err(StreamEnd::Protocol(error.to_string()))),
+            }
+            let bytes = ready!(self.raw.poll_read(cx))?;
+            self.records.push(bytes);
+        }
     }
 
     fn poll_unsent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), StreamEnd>> {

@@ -1,0 +1,184 @@
+//! Handshakes over real pipes: welcome, denial, and everything that is no handshake.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::{io, time::Duration};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use reachback_link::{
+    Address, DialError, GreetError, ListenAddress, Listener, Net, Side, Transport, dial, greet,
+};
+use reachback_wire::{
+    Code, Generation, Hello, Instance, Nonce, ProtocolRange, Refusal, Role, SessionId, SessionLimits,
+    Welcome, limits,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// A network of one pipe.
+struct OnePipe(Mutex<Option<Transport>>);
+
+impl Net for OnePipe {
+    fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, io::Result<Transport>> {
+        Box::pin(async { self.0.lock().take().ok_or_else(|| io::ErrorKind::ConnectionRefused.into()) })
+    }
+
+    fn listen<'a>(&'a self, _: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+fn pipe() -> (OnePipe, Transport) {
+    let (near, far) = Transport::memory_pair(64 * 1024);
+    (OnePipe(Mutex::new(Some(near))), far)
+}
+
+const VERSIONS: ProtocolRange = ProtocolRange { min: 1, max: 1 };
+
+fn hello() -> Hello {
+    Hello {
+        role: Role::Node,
+        id: "edge-7".parse().unwrap(),
+        generation: Generation { instance: Instance([1; 16]), slot: 0, seq: 1 },
+        protocol: VERSIONS,
+        agent: "test".into(),
+        nonce: Nonce([2; 32]),
+        features: Vec::new(),
+        credential: None,
+        resume: None,
+    }
+}
+
+fn welcome() -> Welcome {
+    Welcome {
+        explorer: "hub-1".parse().unwrap(),
+        session: SessionId(7),
+        heartbeat_ms: 10_000,
+        time_unix_ms: 1,
+        limits: SessionLimits { max_substreams: 1024 },
+        features: Vec::new(),
+        siblings: Vec::new(),
+        reconnect_window_ms: 0,
+        resume: None,
+    }
+}
+
+fn address() -> Address {
+    "hub:9002".parse().unwrap()
+}
+
+#[tokio::test]
+async fn both_ends_know_each_other_and_the_next_byte_is_the_muxes() {
+    let (net, far) = pipe();
+    let to = address();
+    let said = hello();
+    let (dialled, greeted) = tokio::join!(dial(&net, &to, &said), async {
+        let admission = greet(far, VERSIONS).await.unwrap();
+        assert_eq!((&admission.hello, admission.version), (&hello(), 1));
+        admission.welcome(&welcome()).await.unwrap()
+    });
+    let (mut dialled, mut greeted) = (dialled.unwrap(), greeted);
+    assert_eq!((dialled.side, greeted.side), (Side::Dialer, Side::Acceptor));
+    assert_eq!(dialled.welcome, welcome());
+    dialled.transport.write_all(b"mux").await.unwrap();
+    let mut next = [0; 3];
+    greeted.transport.read_exact(&mut next).await.unwrap();
+    assert_eq!(&next, b"mux");
+}
+
+#[tokio::test]
+async fn a_denial_arrives_with_its_wait() {
+    let (net, far) = pipe();
+    let refusal =
+        Refusal::new(Code::Replaced, "another one has the name").retry_after(Duration::from_secs(60));
+    let (to, said) = (address(), hello());
+    let (dialled, ()) = tokio::join!(dial(&net, &to, &said), async {
+        greet(far, VERSIONS).await.unwrap().deny(&refusal).await;
+    });
+    let DialError::Denied(denied) = dialled.unwrap_err() else { panic!() };
+    assert_eq!((denied.clone(), denied.retry_after_ms), (refusal, Some(60_000)));
+}
+
+#[tokio::test]
+async fn a_version_from_the_future_is_denied_naming_both() {
+    let (net, far) = pipe();
+    let mut said = hello();
+    said.protocol = ProtocolRange { min: 7, max: 9 };
+    let to = address();
+    let (dialled, greeted) = tokio::join!(dial(&net, &to, &said), greet(far, VERSIONS));
+    let GreetError::Denied(refusal) = greeted.unwrap_err() else { panic!() };
+    let DialError::Denied(denied) = dialled.unwrap_err() else { panic!() };
+    assert_eq!((refusal.code, denied.code), (Code::VersionMismatch, Code::VersionMismatch));
+    assert!(denied.message.contains('7') && denied.message.contains('1'), "{}", denied.message);
+}
+
+#[tokio::test]
+async fn what_is_no_hello_is_denied_in_our_frame_and_closed() {
+    let four_gib = [&b"RBK\x01\x01\xff\xff\xff\xff"[..], b"{"].concat();
+    let bad_utf8 = [&b"RBK\x01\x01\0\0\0\x02"[..], &[0xff, 0xfe]].concat();
+    let bad_json = b"RBK\x01\x01\0\0\0\x02{{".to_vec();
+    for (name, bytes) in [
+        ("a 4 GiB length", four_gib),
+        ("wrong magic", b"GARBAGE\0\0".to_vec()),
+        ("invalid UTF-8", bad_utf8),
+        ("invalid JSON", bad_json),
+        ("another frame", b"RBK\x01\x20\0\0\0\x02{}".to_vec()),
+    ] {
+        let (mut near, far) = Transport::memory_pair(64 * 1024);
+        let (answer, greeted) = tokio::join!(
+            async {
+                near.write_all(&bytes).await.unwrap();
+                near.shutdown().await.unwrap();
+                let mut answer = Vec::new();
+                near.read_to_end(&mut answer).await.unwrap();
+                answer
+            },
+            greet(far, VERSIONS)
+        );
+        let GreetError::Denied(refusal) = greeted.unwrap_err() else { panic!("{name}") };
+        assert!(
+            matches!(refusal.code, Code::BadFrame | Code::TooLarge | Code::HandshakeFailed),
+            "{name}: {:?}",
+            refusal.code
+        );
+        assert!(answer.starts_with(b"RBK\x01\x05"), "{name}: {answer:?}");
+        assert!(String::from_utf8_lossy(&answer).contains(refusal.code.name()), "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handshake_has_one_deadline_however_it_drips() {
+    let (mut near, far) = Transport::memory_pair(64 * 1024);
+    let begun = tokio::time::Instant::now();
+    let drip = async {
+        for byte in b"RBK\x01\x01\0\0\x10\0".iter().chain(std::iter::repeat(&b' ')) {
+            if near.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    tokio::select! {
+        () = drip => panic!("the pipe closed first"),
+        greeted = greet(far, VERSIONS) => assert!(matches!(greeted, Err(GreetError::Timeout))),
+    }
+    assert_eq!(begun.elapsed(), limits::HANDSHAKE_TIMEOUT);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dialing_something_silent_or_foreign_says_so() {
+    let to = address();
+    let (net, _silent) = pipe();
+    let begun = tokio::time::Instant::now();
+    assert!(matches!(dial(&net, &to, &hello()).await, Err(DialError::Timeout { .. })));
+    assert_eq!(begun.elapsed(), limits::HANDSHAKE_TIMEOUT);
+
+    let (net, mut far) = pipe();
+    far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
+    let error = dial(&net, &to, &hello()).await.unwrap_err();
+    assert!(matches!(error, DialError::NotReachback { .. }), "{error}");
+    assert!(error.to_string().contains("hub:9002"));
+
+    let nobody = OnePipe(Mutex::new(None));
+    let error = dial(&nobody, &to, &hello()).await.unwrap_err();
+    assert_eq!(error.code(), Code::PeerUnreachable);
+}
