@@ -81,6 +81,10 @@ pub const SUBSTREAMS_FROM_NODE: u32 = 1024;
 /// side, so 2^31 exist; half of them leaves all the time in the world for the change.
 pub const STREAM_IDS_BEFORE_ROLL: u64 = 1 << 30;
 
+/// Opens after which a session ends even with substreams alive: a few short of the last id, which the mux would
+/// answer by ending without a reason.
+pub const STREAM_IDS_MAX: u64 = (1 << 31) - 1024;
+
 // ---- The mux ------------------------------------------------------------------------------------------
 
 /// Streams the mux itself allows in one session. The agreed permits never reach it: both sides' permits,

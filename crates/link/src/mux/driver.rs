@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -46,6 +46,7 @@ pub struct Driver {
     probes: BTreeMap<u64, oneshot::Sender<()>>,
     next_probe: u64,
     opened: u64,
+    roll_at: u64,
     begun: Instant,
     liveness: Liveness,
     received: u64,
@@ -87,6 +88,7 @@ pub fn session(transport: Transport, config: SessionConfig) -> (Session, Incomin
         probes: BTreeMap::new(),
         next_probe: FIRST_PROBE,
         opened: 0,
+        roll_at: limits::STREAM_IDS_BEFORE_ROLL,
         begun,
         liveness: Liveness::new(config.heartbeat, Duration::ZERO),
         received: 0,
@@ -124,6 +126,7 @@ impl Driver {
             let accepted = self.poll_mux(cx);
             self.cut_off_victims();
             let control = self.poll_control(cx);
+            self.roll();
             if self.shared.end().is_some() {
                 return;
             }
@@ -138,6 +141,16 @@ impl Driver {
             && self.layer.lock().is_flushed()
         {
             self.shared.set_end(end.code, end.message.clone());
+        }
+    }
+
+    /// Stream numbers run out. From half of them on the session ends at the first moment nobody would notice; the
+    /// dialer is back with fresh ones at once.
+    fn roll(&mut self) {
+        let alone = self.shared.substreams.load(Ordering::Relaxed) <= 1 && self.opens.is_empty();
+        if (self.opened >= self.roll_at && alone) || self.opened >= limits::STREAM_IDS_MAX {
+            self.shared
+                .set_end(Code::Draining, "its stream numbers are used up, a new connection follows".into());
         }
     }
 
@@ -206,10 +219,6 @@ impl Driver {
         while let Some((permit, reply)) = self.opens.pop_front() {
             if reply.is_closed() {
                 continue;
-            }
-            if self.opened >= limits::STREAM_IDS_BEFORE_ROLL {
-                self.shared.set_end(Code::Draining, "stream numbers are used up; dial again".into());
-                return;
             }
             match self.poll_open(cx) {
                 Some(stream) => {
@@ -416,4 +425,43 @@ fn mux_config() -> yamux::Config {
     config.set_split_send_size(limits::RECORD_MAX);
     config.set_read_after_close(true);
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{MemoryBudget, Stats};
+    use reachback_wire::Open;
+
+    #[tokio::test]
+    async fn a_session_whose_numbers_run_out_ends_when_nobody_would_notice() {
+        let config = |side| SessionConfig {
+            side,
+            heartbeat: limits::HEARTBEAT,
+            max_open: 8,
+            stats: Arc::new(Stats::default()),
+            budget: Arc::new(MemoryBudget::new(1 << 20)),
+        };
+        let (near, far) = Transport::memory_pair(4096);
+        let (dialer, _incoming, _inbox, mut driver) = session(near, config(Side::Dialer));
+        let (_acceptor, mut incoming, _far_inbox, far_driver) = session(far, config(Side::Acceptor));
+        driver.roll_at = 3;
+        let steps = async {
+            let mut live = Vec::new();
+            for _ in 0..4 {
+                let open = Open::stream("n/s".parse().unwrap());
+                let (opened, accepted) = tokio::join!(dialer.open(open), async {
+                    let mut inbound = incoming.next().await.unwrap();
+                    inbound.open().await.unwrap();
+                    inbound.answer(async { Ok(()) }).await.unwrap().0
+                });
+                live.push((opened.unwrap(), accepted));
+            }
+            assert_eq!(dialer.end(), None, "live substreams are not cut");
+            live.clear();
+            dialer.ended().await
+        };
+        let (end, ..) = tokio::join!(steps, driver, far_driver);
+        assert_eq!(end.code, Code::Draining);
+    }
 }

@@ -1,13 +1,21 @@
 //! Two sessions joined by a pipe, with their drivers running; what every contract test starts from.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    future::Future,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+pub mod bare;
+pub mod raw;
 
 use reachback_link::{
     ControlInbox, Inbound, Incoming, MemoryBudget, Session, SessionConfig, SessionEnd, Side, Stats,
-    Substream, Transport, session,
+    StreamEnd, Substream, Transport, session,
 };
-use reachback_wire::{Open, Target};
+use reachback_wire::{Open, Record, RecordKind, Target};
 use tokio::task::JoinHandle;
 
 /// One end of a link: its session and the task that drives it, stopped when the end is dropped.
@@ -39,10 +47,15 @@ impl Default for Settings {
 }
 
 /// Starts one end on a transport.
-#[allow(clippy::disallowed_methods, reason = "the end owns the task and stops it")]
 pub fn end(transport: Transport, side: Side, settings: &Settings) -> End {
+    end_within(transport, side, settings, &Arc::new(MemoryBudget::new(1 << 30)))
+}
+
+/// As [`end`], with the memory budget of a process that may have other sessions.
+#[allow(clippy::disallowed_methods, reason = "the end owns the task and stops it")]
+pub fn end_within(transport: Transport, side: Side, settings: &Settings, budget: &Arc<MemoryBudget>) -> End {
     let stats = Arc::new(Stats::default());
-    let budget = Arc::new(MemoryBudget::new(1 << 30));
+    let budget = Arc::clone(budget);
     let config = SessionConfig {
         side,
         heartbeat: settings.heartbeat,
@@ -90,4 +103,99 @@ pub async fn open(opener: &Session, acceptor: &mut Incoming) -> (Substream, Subs
         inbound.answer(async { Ok(()) }).await.unwrap().0
     });
     (opened.unwrap(), accepted)
+}
+
+/// The other side.
+pub fn across(side: Side) -> Side {
+    match side {
+        Side::Dialer => Side::Acceptor,
+        Side::Acceptor => Side::Dialer,
+    }
+}
+
+/// Fails a test that hangs, with what it waited for. Generous: it measures nothing.
+#[track_caller]
+pub fn soon<F: Future>(what: &str, work: F) -> impl Future<Output = F::Output> {
+    let at = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(Duration::from_secs(60), work).await {
+            Ok(output) => output,
+            Err(_) => panic!("{what}: still not after a minute ({at})"),
+        }
+    }
+}
+
+/// Waits until a figure is as wanted.
+#[track_caller]
+pub fn until<T: Debug>(
+    what: &str,
+    mut look: impl FnMut() -> T,
+    wanted: impl Fn(&T) -> bool,
+) -> impl Future<Output = ()> {
+    let at = std::panic::Location::caller();
+    async move {
+        let begun = tokio::time::Instant::now();
+        loop {
+            let seen = look();
+            if wanted(&seen) {
+                return;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: last seen {seen:?} ({at})");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// Waits until this end has read so many bytes from its transport.
+#[track_caller]
+pub fn received(end: &End, bytes: u64) -> impl Future<Output = ()> {
+    let stats = Arc::clone(&end.stats);
+    until(
+        "bytes read from the transport",
+        move || stats.bytes_in.load(Ordering::Relaxed),
+        move |n| *n >= bytes,
+    )
+}
+
+/// Waits until nothing is left of any substream: no stream, no byte.
+#[track_caller]
+pub fn empty(end: &End) -> impl Future<Output = ()> {
+    let (session, budget) = (end.session.clone(), Arc::clone(&end.budget));
+    until("substreams and bytes left", move || (session.substreams(), budget.used()), |left| *left == (0, 0))
+}
+
+/// Reads to the end: all data, and how it ended. `Ok` is an `End`, after which the direction must say `Finished`.
+pub async fn read_all(substream: &mut Substream) -> (Vec<u8>, Result<(), StreamEnd>) {
+    let mut data = Vec::new();
+    loop {
+        match soon("the next record", substream.next()).await {
+            Ok(Record::Data(bytes)) => data.extend_from_slice(&bytes),
+            Ok(Record::End(None)) => {
+                assert_eq!(soon("the end again", substream.next()).await, Err(StreamEnd::Finished));
+                return (data, Ok(()));
+            }
+            Ok(other) => panic!("{other:?} among data"),
+            Err(end) => return (data, Err(end)),
+        }
+    }
+}
+
+/// One message there and back, answered by the other end of the same substream.
+pub async fn echo(near: &mut Substream, far: &mut Substream, message: &[u8]) {
+    for (from, to) in [(&mut *near, &mut *far), (far, near)] {
+        soon("sending", from.send(RecordKind::Data, message)).await.unwrap();
+        let mut got = Vec::new();
+        while got.len() < message.len() {
+            match soon("receiving", to.next()).await.unwrap() {
+                Record::Data(bytes) => got.extend_from_slice(&bytes),
+                other => panic!("{other:?} among data"),
+            }
+        }
+        assert_eq!(got, message);
+    }
+}
+
+/// Bytes that show if any is missing, doubled or out of place.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
