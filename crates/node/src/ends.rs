@@ -51,3 +51,58 @@ impl EndLog {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reachback_wire::{Code, SessionId, SessionLimits};
+
+    fn end(at: Instant, session: Option<u64>, message: &str) -> LineEnd {
+        LineEnd { at, session: session.map(SessionId), code: Code::Lost, message: message.into() }
+    }
+
+    fn welcome() -> Welcome {
+        Welcome {
+            explorer: "hub-1".parse().unwrap(),
+            session: SessionId(1),
+            heartbeat_ms: 10_000,
+            time_unix_ms: 1_000_000,
+            limits: SessionLimits { max_substreams: 1 },
+            features: vec![],
+            siblings: vec![],
+            reconnect_window_ms: 0,
+            resume: None,
+        }
+    }
+
+    #[test]
+    fn a_long_outage_does_not_push_out_what_began_it() {
+        let mut log = EndLog::default();
+        let began = Instant::now();
+        log.note(&end(began, Some(4), "no heartbeat for 20 s"));
+        for minute in 1..100 {
+            log.note(&end(began + Duration::from_secs(60 * minute), None, "no route to host"));
+        }
+        let told = log.report(&welcome(), began + Duration::from_secs(100)).unwrap().ends;
+        let told: Vec<_> =
+            told.iter().map(|end| (end.at_unix_ms, end.session, end.message.as_str())).collect();
+        assert_eq!(
+            told,
+            [(900_000, Some(SessionId(4)), "no heartbeat for 20 s"), (960_000, None, "no route to host")],
+            "dated by the explorer's clock"
+        );
+    }
+
+    #[test]
+    fn ten_are_kept_and_none_is_no_message() {
+        let mut log = EndLog::default();
+        let now = Instant::now();
+        assert_eq!(log.report(&welcome(), now), None);
+        for session in 0..25 {
+            log.note(&end(now, Some(session), "cut"));
+        }
+        let told = log.report(&welcome(), now).unwrap().ends;
+        assert_eq!(told.len(), limits::ENDS_KEPT);
+        assert_eq!(told.last().unwrap().session, Some(SessionId(24)));
+    }
+}

@@ -13,7 +13,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use reachback_link::StreamIo;
-use reachback_wire::{Caller, ServiceName};
+use reachback_wire::{Caller, Code, ServiceName, limits, text::sanitize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::oneshot,
@@ -81,7 +81,7 @@ pub(crate) async fn attend(
     match outcome {
         Ok(()) => finish(io).await,
         Err(error) => {
-            drop(io);
+            io.reset(Code::Reset, &sanitize(&error.to_string(), limits::END_TEXT_MAX / 4));
             Err(error)
         }
     }
