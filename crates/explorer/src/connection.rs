@@ -1,0 +1,238 @@
+//! The life of one admitted connection.
+//!
+//! Four things run side by side until the session ends: the driver (heartbeats, the mux) in a task of its own, so that
+//! nothing here can delay it; the substreams the peer opens, each a task of its own; for a node the line to the
+//! registry; and the wish of the explorer to stop. However it ends, the registry learns why, and only then is the
+//! place given up.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use reachback_link::{
+    Driver, Inbound, InboundError, Incoming, Session, SessionConfig, SessionEnd, relay, session,
+};
+use reachback_wire::{
+    Code, OpenKind, Refusal, Target,
+    limits::CLOSE_FLUSH,
+    open::{Caller, Open},
+};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    auth::{Principal, authorise},
+    hub::Hub,
+    ingress::Admitted,
+    limits,
+    line::Line,
+    route::no_own_service,
+    stats::count,
+    worker::note,
+};
+
+/// Serves an admitted peer until its session ends.
+pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
+    let Admitted { established, id, who, peer, presence } = admitted;
+    tracing::info!(session = %id, role = ?who.role, id = %who.id, %peer, "connected");
+    let config = SessionConfig {
+        side: established.side,
+        heartbeat: hub.heartbeat,
+        max_open: limits::SUBSTREAMS_FROM_CLIENT,
+        stats: hub.link_stats.clone(),
+        budget: hub.budget.clone(),
+    };
+    let (session, incoming, control, driver) = session(established.transport, config);
+    let opener = Arc::new(Opener {
+        caller: Caller {
+            role: who.role,
+            id: who.id.to_string(),
+            session: Some(id),
+            address: Some(peer.to_string()),
+        },
+        who,
+    });
+
+    let mut substreams = JoinSet::new();
+    let mut line = Line::new(presence, control, session.clone());
+    let end = {
+        let serving = serve_inbound(&hub, &opener, &session, incoming, &mut substreams);
+        let stopping = async {
+            hub.stopping.cancelled().await;
+            session.close(Code::Draining, "the explorer is stopping");
+        };
+        let beside = async { tokio::join!(serving, line.run(), stopping) };
+        tokio::select! {
+            end = drive(driver) => end,
+            _ = beside => session.ended().await,
+        }
+    };
+    tracing::info!(session = %id, id = %opener.who.id, code = end.code.name(), "disconnected: {end}");
+    line.ended(&end);
+    // What was under way has ended with the session; each task now tells its other side.
+    let goodbyes = async {
+        while let Some(done) = substreams.join_next().await {
+            note(&hub, done);
+        }
+    };
+    if timeout(CLOSE_FLUSH, goodbyes).await.is_err() {
+        substreams.shutdown().await;
+    }
+}
+
+/// Who opens substreams on this connection.
+struct Opener {
+    who: Principal,
+    caller: Caller,
+}
+
+/// What became of one inbound substream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Served,
+    Refused,
+    /// Reset by its opener before the reply.
+    TakenBack,
+}
+
+async fn drive(driver: Driver) -> SessionEnd {
+    let mut task = JoinSet::new();
+    task.spawn(driver);
+    match task.join_next().await {
+        Some(Ok(end)) => end,
+        Some(Err(error)) => {
+            tracing::error!(%error, "a session's driver panicked");
+            SessionEnd::new(Code::Internal, "an error in the explorer ended the session")
+        }
+        None => SessionEnd::new(Code::Internal, "the session was not driven"),
+    }
+}
+
+/// Serves every substream the peer opens, and ends the session of a peer that only opens to take back.
+async fn serve_inbound(
+    hub: &Arc<Hub>,
+    opener: &Arc<Opener>,
+    session: &Session,
+    mut incoming: Incoming,
+    substreams: &mut JoinSet<Outcome>,
+) {
+    let mut taken_back = RecentResets::default();
+    loop {
+        tokio::select! {
+            inbound = incoming.next() => match inbound {
+                Some(inbound) => { substreams.spawn(serve_one(hub.clone(), opener.clone(), inbound)); }
+                None => return,
+            },
+            Some(done) = substreams.join_next() => {
+                if note(hub, done) == Some(Outcome::TakenBack) && taken_back.too_many(Instant::now()) {
+                    count(&hub.stats.rapid_resets);
+                    tracing::warn!(id = %opener.who.id, "a peer opens substreams only to reset them; its session is ended");
+                    let message = format!(
+                        "more than {} opens were taken back within {} s",
+                        limits::RAPID_RESETS,
+                        limits::RAPID_RESET_WINDOW.as_secs()
+                    );
+                    session.close(Code::RateLimited, &message);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> Outcome {
+    let open = match inbound.open().await {
+        Ok(open) => open,
+        Err(error) => return outcome(&opener, None, Err(error)),
+    };
+    let target = open.target.clone();
+    if let Err(refusal) = authorise(&opener.who, &open).and_then(|()| supported(&open)) {
+        count(&hub.stats.opens_refused);
+        inbound.refuse(refusal.clone()).await;
+        return outcome(&opener, target.as_ref(), Err(InboundError::Refused(refusal)));
+    }
+    let served = match &target {
+        Some(Target::Explorer { .. }) => hub.api.serve(inbound, &open).await,
+        Some(Target::Service { .. }) | None => {
+            match inbound.answer(hub.router.open(open, opener.caller.clone())).await {
+                Ok((from, to)) => {
+                    let relayed = relay(from, to).await;
+                    tracing::debug!(id = %opener.who.id, target = ?target.as_ref().map(ToString::to_string),
+                        to_service = relayed.to_peer, from_service = relayed.from_peer, end = ?relayed.end, "a stream ended");
+                    Ok(())
+                }
+                Err(error) => Err(error),
+            }
+        }
+    };
+    outcome(&opener, target.as_ref(), served)
+}
+
+/// What this version can't do for anyone.
+fn supported(open: &Open) -> Result<(), Refusal> {
+    match (&open.kind, &open.target) {
+        (OpenKind::Control, _) => Err(Refusal::new(
+            Code::BadFrame,
+            "control is the first substream of the dialer, and there is only one",
+        )),
+        (_, Some(Target::Explorer { service })) if service.as_ref() != "api" => Err(no_own_service(service)),
+        (OpenKind::Stream, Some(Target::Explorer { .. })) => Err(Refusal::new(
+            Code::BadFrame,
+            "@explorer/api takes calls, not streams; open it with kind \"call\"",
+        )),
+        (OpenKind::Stream | OpenKind::Call, Some(_)) => Ok(()),
+        (OpenKind::Stream | OpenKind::Call, None) => {
+            Err(Refusal::new(Code::BadFrame, "this kind of open needs a target, as in edge-7/rpc"))
+        }
+    }
+}
+
+fn outcome(opener: &Opener, target: Option<&Target>, served: Result<(), InboundError>) -> Outcome {
+    let target = target.map(ToString::to_string);
+    match served {
+        Ok(()) => Outcome::Served,
+        Err(InboundError::Gone(end)) => {
+            tracing::debug!(id = %opener.who.id, ?target, %end, "an opener did not wait for the reply");
+            Outcome::TakenBack
+        }
+        Err(error @ (InboundError::Timeout | InboundError::Protocol(_) | InboundError::Refused(_))) => {
+            tracing::info!(id = %opener.who.id, ?target, %error, "an open is refused");
+            Outcome::Refused
+        }
+    }
+}
+
+/// Counts what happened within the last [`limits::RAPID_RESET_WINDOW`], no further than it has to.
+#[derive(Debug, Default)]
+struct RecentResets {
+    at: VecDeque<Instant>,
+}
+
+impl RecentResets {
+    /// Notes one and says whether there were too many.
+    fn too_many(&mut self, now: Instant) -> bool {
+        while self.at.front().is_some_and(|then| now - *then >= limits::RAPID_RESET_WINDOW) {
+            self.at.pop_front();
+        }
+        self.at.push_back(now);
+        self.at.len() > limits::RAPID_RESETS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn resets_count_only_while_they_are_recent() {
+        let mut resets = RecentResets::default();
+        for _ in 0..limits::RAPID_RESETS {
+            assert!(!resets.too_many(Instant::now()));
+        }
+        tokio::time::advance(limits::RAPID_RESET_WINDOW).await;
+        for _ in 0..limits::RAPID_RESETS {
+            assert!(!resets.too_many(Instant::now()));
+        }
+        assert!(resets.too_many(Instant::now()));
+    }
+}

@@ -1,0 +1,243 @@
+//! An explorer from start to end: the table of contents of this crate.
+//!
+//! Everything is bound before anything is served, so that a start either succeeds as a whole or says what is wrong.
+//! Every task belongs to the [`Explorer`]; dropping it ends them, and [`Explorer::shutdown`] ends them in an order
+//! that lets everyone be told.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use reachback_link::{ListenAddress, LocalAddress, Net};
+use reachback_wire::Target;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    auth::{Authenticator, Development},
+    config::{ConfigError, ExplorerConfig},
+    events::Watcher,
+    hub::Hub,
+    limits,
+    listen::accept_loop,
+    publish::Published,
+    socket::{self, SocketError, SocketFile},
+    stats::Stats,
+    view::{NodeView, NodesView},
+    worker,
+};
+
+/// A running explorer.
+pub struct Explorer {
+    hub: Arc<Hub>,
+    addresses: Addresses,
+    socket: Option<SocketFile>,
+    loops: JoinSet<()>,
+    failure: watch::Sender<Option<String>>,
+}
+
+/// Where a running explorer can be reached.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The tunnel's TCP addresses, in the order of the configuration, with real ports.
+    pub listen: Vec<LocalAddress>,
+    /// The Unix socket.
+    pub socket: Option<PathBuf>,
+    /// Published ports, in the order of the configuration, with real ports. Each is bound only while its target can
+    /// be reached.
+    pub published: Vec<(LocalAddress, Target)>,
+}
+
+/// Why an explorer did not start. Nothing of it is left behind.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The configuration breaks a rule.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A TCP address can't be had.
+    #[error("{key} {address}: {source}; {}", remedy(source))]
+    Listen {
+        /// `listen` or `publish`.
+        key: &'static str,
+        /// Which address.
+        address: ListenAddress,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The Unix socket can't be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+}
+
+impl Explorer {
+    /// Starts an explorer that believes what peers say about themselves ([`Development`]). The tasks run on the
+    /// caller's runtime.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, and what to do about it.
+    pub async fn start(config: ExplorerConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
+        Self::start_with(config, net, Arc::new(Development)).await
+    }
+
+    /// As [`Explorer::start`], with the caller's own judgement of who may come in.
+    ///
+    /// # Errors
+    /// As [`Explorer::start`].
+    pub async fn start_with(
+        config: ExplorerConfig,
+        net: Arc<dyn Net>,
+        authenticator: Arc<dyn Authenticator>,
+    ) -> Result<Self, StartError> {
+        config.check()?;
+        let hub = Arc::new(Hub::new(&config, authenticator));
+        let failed = |key, address: &ListenAddress| {
+            let address = address.clone();
+            move |source| StartError::Listen { key, address, source }
+        };
+
+        let mut addresses = Addresses::default();
+        let mut listeners = Vec::new();
+        for address in &config.listen {
+            let listener = net.listen(address).await.map_err(failed("listen", address))?;
+            addresses.listen.push(listener.local());
+            listeners.push(listener);
+        }
+        let mut socket = None;
+        if let Some(wanted) = &config.socket {
+            let (listener, file) = socket::bind(wanted).await?;
+            addresses.socket = Some(wanted.path.clone());
+            listeners.push(listener);
+            socket = Some(file);
+        }
+        let mut published = Vec::new();
+        for publication in &config.publish {
+            let prepared = Published::prepare(&hub, net.as_ref(), publication).await;
+            let prepared = prepared.map_err(failed("publish", &publication.listen))?;
+            addresses.published.push((prepared.local(), publication.target.clone()));
+            published.push(prepared);
+        }
+
+        let mut explorer = Self {
+            hub: hub.clone(),
+            addresses,
+            socket,
+            loops: JoinSet::new(),
+            failure: watch::Sender::new(None),
+        };
+        let (arrivals, inbox) = mpsc::channel(limits::ARRIVALS);
+        explorer.run("worker", worker::run(hub.clone(), inbox));
+        for listener in listeners {
+            let (hub, arrivals) = (hub.clone(), arrivals.clone());
+            explorer.run("accept loop", async move {
+                accept_loop(listener, arrivals, &hub.stats.accept_pauses, hub.closing.clone()).await;
+            });
+        }
+        for publication in published {
+            explorer.run("published port", publication.run(hub.clone(), net.clone(), arrivals.clone()));
+        }
+        Ok(explorer)
+    }
+
+    /// Where it can be reached, with the ports the kernel chose.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Every node it knows, as `explorer.nodes` shows them.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        NodesView::of(&self.hub.id, &self.hub.registry).nodes
+    }
+
+    /// Follows changes of nodes from now on.
+    pub fn watch(&self) -> Watcher {
+        self.hub.registry.watch()
+    }
+
+    /// Its counters.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.hub.stats
+    }
+
+    /// Waits until a part of it that should run for ever has ended, and says which. The explorer is of no use then:
+    /// shut it down and end the process.
+    pub async fn failed(&self) -> String {
+        let mut failure = self.failure.subscribe();
+        // The sender lives as long as `self`.
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_default()
+    }
+
+    /// Ends it: nobody new, then goodbye to everyone, then the end, at the latest after the configured grace.
+    pub async fn shutdown(mut self) {
+        // 1. Doors first: whoever dials now is refused at once and goes elsewhere, and the next explorer can bind.
+        self.hub.closing.cancel();
+        drop(self.socket.take());
+        // 2. Sessions say why they end, so that nodes dial again without waiting for silence.
+        self.hub.stopping.cancel();
+        // 3. The loops end by themselves; the worker waits for its connections, but not for ever.
+        while self.loops.join_next().await.is_some() {}
+    }
+
+    fn run(&mut self, name: &'static str, service: impl Future<Output = ()> + Send + 'static) {
+        let alarm = Alarm { name, hub: self.hub.clone(), failure: self.failure.clone() };
+        self.loops.spawn(async move {
+            let _alarm = alarm;
+            service.await;
+        });
+    }
+}
+
+/// Rings when a loop ends, by return or by panic, before it was told to.
+struct Alarm {
+    name: &'static str,
+    hub: Arc<Hub>,
+    failure: watch::Sender<Option<String>>,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if !self.hub.closing.is_cancelled() {
+            let reason =
+                format!("the {} of the explorer ended by itself; see the log for the reason", self.name);
+            self.failure.send_if_modified(|failure| {
+                let first = failure.is_none();
+                failure.get_or_insert(reason);
+                first
+            });
+        }
+    }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there: stop it or choose another port",
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need root or CAP_NET_BIND_SERVICE: choose a higher one"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine has no such address: see `ip address`, or leave the host out"
+        }
+        _ => "choose another address",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reachback_link::RealNet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_loop_that_ends_early_is_noticed_and_one_that_was_told_to_is_not() {
+        let mut config = ExplorerConfig::new("hub-1".parse().unwrap());
+        config.listen.push("127.0.0.1:0".parse().unwrap());
+        let mut explorer = Explorer::start(config, Arc::new(RealNet)).await.unwrap();
+        explorer.run("test loop", async { panic!("on purpose") });
+        assert!(explorer.failed().await.contains("test loop"));
+
+        let failure = explorer.failure.clone();
+        failure.send_replace(None);
+        explorer.shutdown().await;
+        assert_eq!(*failure.borrow(), None);
+    }
+}

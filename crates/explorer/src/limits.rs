@@ -1,0 +1,126 @@
+//! The bounds that only the explorer has, each with its reason.
+//!
+//! What both ends of a connection must agree on is in [`reachback_wire::limits`] and re-exported here, so that the
+//! rest of the crate has one place to ask. Sizes are bytes unless the comment says otherwise.
+
+use std::time::Duration;
+
+pub(crate) use reachback_wire::limits::{
+    CALL_BODY_MAX, ENDS_KEPT, GHOST_PING, HANDSHAKE_TIMEOUT, HEARTBEAT, HEARTBEAT_MAX, HEARTBEAT_MIN,
+    OPEN_TIMEOUT, SERVICE_OPENS_IN_FLIGHT, SERVICE_OPENS_WAITING, SUBSTREAMS_FROM_CLIENT,
+    SUBSTREAMS_FROM_NODE,
+};
+
+// ---- Coming in ----------------------------------------------------------------------------------------
+
+/// Accepted sockets on their way to the worker. The kernel's own queue is behind it, so it only has to cover the
+/// time between two turns of a busy runtime.
+pub(crate) const ARRIVALS: usize = 128;
+
+/// Connections that have not finished their handshake: each may hold 8 KiB and ten seconds. A fleet that redials
+/// needs hundreds at a time; strangers get no more than this, and those who are in don't notice.
+pub(crate) const UNADMITTED: usize = 1024;
+
+/// How long a refused connection is read and thrown away after the refusal was written: closing with unread bytes
+/// makes the kernel send a reset, which can overtake the refusal.
+pub(crate) const LINGER: Duration = Duration::from_secs(1);
+
+/// What is read and thrown away meanwhile: the rest of a request of ordinary size.
+pub(crate) const LINGER_BYTES: usize = 64 * 1024;
+
+/// How long a socket file that is already there may take to accept a connection before it counts as alive, and a
+/// lock on its directory before it counts as stuck. Both take microseconds on a machine that is well.
+pub(crate) const SOCKET_PROBE: Duration = Duration::from_secs(1);
+
+// ---- The registry -------------------------------------------------------------------------------------
+
+/// Changes a follower may be behind before it is told to read everything: a restart of a whole fleet passes through
+/// in bursts of this size.
+pub(crate) const REGISTRY_EVENTS: usize = 1024;
+
+/// Nodes that are remembered after their last session, the longest gone forgotten first: a few KiB each, and more
+/// than any fleet one explorer carries.
+pub(crate) const OFFLINE_NODES: usize = 16_384;
+
+/// Sessions of one node at a time: one that serves, one that is being set up, and older ones that still finish
+/// streams. More means that a node dials in a loop.
+pub(crate) const LINES_PER_NODE: usize = 8;
+
+/// Peer-chosen text in messages, logs and the registry, in characters: a sentence, not a page.
+pub(crate) const TEXT: usize = 256;
+
+// ---- Takeover -----------------------------------------------------------------------------------------
+
+/// The time over which changes of a name between two living processes are counted.
+pub(crate) const TAKEOVER_WINDOW: Duration = Duration::from_secs(60);
+
+/// Changes within [`TAKEOVER_WINDOW`] that are granted; from the next one on the incumbent stays. A machine that was
+/// replaced needs one, an operator who mixes them up perhaps three.
+pub(crate) const TAKEOVERS_PER_WINDOW: usize = 3;
+
+/// What a newcomer is told to wait when the incumbent stays: the window, so that its next attempt can succeed.
+pub(crate) const TAKEOVER_PENALTY: Duration = Duration::from_secs(60);
+
+/// How often a takeover is judged again because the incumbent changed while it was asked.
+pub(crate) const TAKEOVER_ROUNDS: usize = 3;
+
+/// How long an older session may go on finishing its streams beside the newer one. Streams have no idle limit of
+/// their own; a day is more than any line keeps its address, and then the descriptor is wanted back.
+pub(crate) const RETIRING_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How often a retiring session is looked at: it ends when its last stream has.
+pub(crate) const RETIRING_LOOK: Duration = Duration::from_millis(500);
+
+/// Fleets up to this size may all come back at once; above it their return is spread so that no more than
+/// [`RETURNS_PER_SECOND`] arrive.
+pub(crate) const SMALL_FLEET: usize = 50;
+
+/// Returning nodes per second: TLS handshakes of about a millisecond of one core each, with half of it to spare.
+pub(crate) const RETURNS_PER_SECOND: usize = 500;
+
+// ---- Opens --------------------------------------------------------------------------------------------
+
+/// The longest deadline an open can ask for: who waits longer holds a place that others need.
+pub(crate) const OPEN_DEADLINE_MAX: Duration = Duration::from_secs(600);
+
+/// What an opener is told to wait when a service or a session is full: a queue of opens drains in about that time.
+pub(crate) const SATURATED_RETRY: Duration = Duration::from_secs(1);
+
+/// Opens that an opener may take back before the reply within [`RAPID_RESET_WINDOW`]: each costs us and a node work
+/// that its opener does not wait for. People and programs that give up do so seldom.
+pub(crate) const RAPID_RESETS: usize = 2_000;
+
+/// The time over which they are counted.
+pub(crate) const RAPID_RESET_WINDOW: Duration = Duration::from_secs(10);
+
+// ---- The API ------------------------------------------------------------------------------------------
+
+/// Bodies of all calls to the API together while they are being read: four of the largest, or thousands of ordinary
+/// ones. Beyond it a call is `saturated`.
+pub(crate) const API_BODIES: usize = 4 * CALL_BODY_MAX;
+
+/// How long the body of a call to the API may take when its caller gives no deadline.
+pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(30);
+
+// ---- The rest -----------------------------------------------------------------------------------------
+
+/// How long a shutdown waits for sessions to say goodbye; their last bytes have a second of their own.
+pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
+
+/// What all peers together may make the process hold, unless whoever embeds it says otherwise: four sessions at
+/// their own limit.
+pub(crate) const PROCESS_BUDGET: usize = 4 * reachback_wire::limits::SESSION_UNREAD_MAX;
+
+/// Pause before a published port that could not be bound is tried again.
+pub(crate) const REBIND: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_clone_may_succeed_when_it_obeys() {
+        assert!(TAKEOVER_PENALTY >= TAKEOVER_WINDOW);
+        assert!(GHOST_PING * u32::try_from(TAKEOVER_ROUNDS).unwrap() < HANDSHAKE_TIMEOUT);
+    }
+}

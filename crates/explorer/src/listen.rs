@@ -1,0 +1,89 @@
+//! Accept loops: they accept, and nothing else.
+//!
+//! What is accepted goes to the worker as a raw socket. A loop that read a byte, or waited for anything but room in
+//! the worker's queue, could be held up by one peer; while the queue is full, the kernel's queue holds the rest.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use reachback_link::{Listener, PeerAddress, RawSocket, accept::pause_after};
+use reachback_wire::Target;
+use tokio::{sync::mpsc, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::stats::count;
+
+/// An accepted socket, and what it came to.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) socket: RawSocket,
+    pub(crate) peer: PeerAddress,
+    pub(crate) door: Door,
+}
+
+/// Which listener it came through.
+#[derive(Debug, Clone)]
+pub(crate) enum Door {
+    /// The tunnel port or the Unix socket: what it wants shows in its first bytes.
+    Tunnel,
+    /// A published port: it wants this service.
+    Published(Arc<Target>),
+}
+
+/// Accepts until told to stop.
+pub(crate) async fn accept_loop(
+    mut listener: Listener,
+    worker: mpsc::Sender<Arrival>,
+    pauses: &AtomicU64,
+    closing: CancellationToken,
+) {
+    let accepting = async {
+        loop {
+            if let Some(arrival) = accept(&mut listener, Door::Tunnel, pauses).await
+                && worker.send(arrival).await.is_err()
+            {
+                return;
+            }
+        }
+    };
+    closing.run_until_cancelled(accepting).await;
+}
+
+/// One connection; `None` after an error, which has been logged and waited out. Cancel-safe.
+pub(crate) async fn accept(listener: &mut Listener, door: Door, pauses: &AtomicU64) -> Option<Arrival> {
+    match listener.accept().await {
+        Ok(accepted) => Some(Arrival { socket: accepted.socket, peer: accepted.peer, door }),
+        Err(error) => {
+            let Some(pause) = pause_after(&error) else {
+                tracing::debug!(listener = %listener.local(), %error, "a connection was gone before it was accepted");
+                return None;
+            };
+            count(pauses);
+            tracing::warn!(listener = %listener.local(), %error, "accepting pauses for {pause:?}");
+            sleep(pause).await;
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_that_stays_pauses_the_loop_instead_of_spinning() {
+        let (network, connections) = mpsc::channel(1);
+        drop(network);
+        let (worker, _arrivals) = mpsc::channel(1);
+        let (pauses, closing) = (AtomicU64::new(0), CancellationToken::new());
+        let listener = Listener::memory(connections, "gone");
+        let waiting = async {
+            sleep(std::time::Duration::from_secs(1)).await;
+            closing.cancel();
+        };
+        tokio::join!(accept_loop(listener, worker, &pauses, closing.clone()), waiting);
+        let pauses = pauses.load(Ordering::Relaxed);
+        assert!((5..=11).contains(&pauses), "{pauses} pauses in a second");
+    }
+}

@@ -1,0 +1,364 @@
+//! Who is here: every node this explorer knows, under one short lock.
+//!
+//! Presence is a guard. A connection that was let in holds a [`Presence`]; dropping it, for whatever reason and on
+//! whatever path, takes exactly that session out and nothing else, because removal compares the session. Everything
+//! that leaves the lock is a copy, and nothing is awaited under it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use parking_lot::Mutex;
+use reachback_link::{Session, SessionEnd};
+use reachback_wire::{
+    Code, EndReport, Health, Instance, NodeId, Refusal, ServiceName, Services, SessionId, text::sanitize,
+};
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    entry::{Declared, End, Entry, Newcomer, NodeState, Order, Promotion, Standing, printable},
+    events::{Events, Watcher},
+    limits,
+    stats::{Stats, count},
+    takeover::{self, Settlement, Verdict},
+};
+
+/// The nodes of one explorer.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    inner: Mutex<Inner>,
+    events: Events,
+    stats: Arc<Stats>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    nodes: BTreeMap<NodeId, Entry>,
+    /// Entries that are not offline.
+    up: usize,
+}
+
+/// One session's place in the registry; dropping it gives the place up.
+#[derive(Debug)]
+pub(crate) struct Presence {
+    registry: Arc<Registry>,
+    node: NodeId,
+    session: SessionId,
+    orders: watch::Receiver<Order>,
+    end: Option<(Code, String)>,
+}
+
+/// Why a newcomer has no place yet.
+pub(crate) enum Objection {
+    /// It gets none.
+    Refused(Refusal),
+    /// Ask this session whether it is alive, then claim again with the answer.
+    Challenge { incumbent: SessionId, session: Session },
+}
+
+/// Where a node is.
+pub(crate) enum Located {
+    /// On this session, here.
+    Here(Here),
+    /// Known, and not connected.
+    Offline { since: Instant, reason: String },
+    /// Never seen, or forgotten.
+    Unknown,
+}
+
+/// A node's serving session and what it declares.
+#[derive(Clone)]
+pub(crate) struct Here {
+    pub(crate) id: SessionId,
+    pub(crate) instance: Instance,
+    pub(crate) session: Session,
+    pub(crate) declared: Arc<Declared>,
+}
+
+/// A copy of one entry.
+#[derive(Clone)]
+pub(crate) struct NodeCopy {
+    pub(crate) node: NodeId,
+    pub(crate) state: NodeState,
+    pub(crate) since: Instant,
+    pub(crate) reason: String,
+    pub(crate) declared: Arc<Declared>,
+    /// The line that gets opens, if there is one.
+    pub(crate) serving: Option<Newcomer>,
+    /// The sessions of all its lines, the serving one first.
+    pub(crate) sessions: Vec<Session>,
+    pub(crate) ends: Vec<End>,
+    pub(crate) reported: Vec<EndReport>,
+}
+
+impl Registry {
+    pub(crate) fn new(stats: Arc<Stats>) -> Self {
+        Self { inner: Mutex::default(), events: Events::new(), stats }
+    }
+
+    /// Follows changes from now on.
+    pub(crate) fn watch(&self) -> Watcher {
+        self.events.watch()
+    }
+
+    /// How many nodes have a session.
+    pub(crate) fn fleet(&self) -> usize {
+        self.inner.lock().up
+    }
+
+    /// Whether an open to this service could work now: its node is connected and declares it.
+    pub(crate) fn offers(&self, node: &NodeId, service: &ServiceName) -> bool {
+        let inner = self.inner.lock();
+        inner
+            .nodes
+            .get(node)
+            .is_some_and(|entry| entry.state != NodeState::Offline && entry.declares(service))
+    }
+
+    pub(crate) fn locate(&self, node: &NodeId) -> Located {
+        let inner = self.inner.lock();
+        let Some(entry) = inner.nodes.get(node) else { return Located::Unknown };
+        match entry.serving() {
+            Some((line, session)) => Located::Here(Here {
+                id: line.who.session,
+                instance: line.who.generation.instance,
+                session: session.clone(),
+                declared: entry.declared.clone(),
+            }),
+            None => Located::Offline { since: entry.since, reason: entry.reason.clone() },
+        }
+    }
+
+    /// The names of all nodes, in order.
+    pub(crate) fn names(&self) -> Vec<NodeId> {
+        self.inner.lock().nodes.keys().cloned().collect()
+    }
+
+    /// Every node, in the order of names.
+    pub(crate) fn copy(&self) -> Vec<NodeCopy> {
+        self.inner.lock().nodes.iter().map(|(node, entry)| entry.copy(node)).collect()
+    }
+
+    /// Asks for a place. `challenged` is the answer to an earlier [`Objection::Challenge`].
+    pub(crate) fn claim(
+        self: &Arc<Self>,
+        newcomer: &Newcomer,
+        challenged: Option<(SessionId, bool)>,
+    ) -> Result<Presence, Objection> {
+        let now = Instant::now();
+        let mut inner = self.inner.lock();
+        if let Some(entry) = inner.nodes.get_mut(&newcomer.node) {
+            self.judge(entry, newcomer, challenged, now)?;
+        }
+        let entry = inner.nodes.entry(newcomer.node.clone()).or_insert_with(|| Entry::new(now));
+        let Some(orders) = entry.add(newcomer.clone()) else {
+            let message =
+                format!("{} sessions of this node are being set up already; dial once", entry.lines.len());
+            return Err(Objection::Refused(
+                Refusal::new(Code::RateLimited, message).retry_after(limits::HANDSHAKE_TIMEOUT),
+            ));
+        };
+        inner.forget_surplus(&newcomer.node);
+        drop(inner);
+        Ok(Presence {
+            registry: self.clone(),
+            node: newcomer.node.clone(),
+            session: newcomer.session,
+            orders,
+            end: None,
+        })
+    }
+
+    fn judge(
+        &self,
+        entry: &mut Entry,
+        newcomer: &Newcomer,
+        challenged: Option<(SessionId, bool)>,
+        now: Instant,
+    ) -> Result<(), Objection> {
+        let incumbent = match takeover::decide(&newcomer.generation, &entry.incumbents()) {
+            Verdict::Admit => return Ok(()),
+            Verdict::Refuse(refusal) => return Err(Objection::Refused(refusal)),
+            Verdict::Challenge(incumbent) => incumbent,
+        };
+        let Some((_, answered)) = challenged.filter(|(asked, _)| *asked == incumbent) else {
+            let session = entry.line_mut(incumbent).and_then(|line| line.standing.session().cloned());
+            return match session {
+                Some(session) => Err(Objection::Challenge { incumbent, session }),
+                None => Ok(()),
+            };
+        };
+        let node = &newcomer.node;
+        match takeover::settle(incumbent, answered, entry.recent_changes(now)) {
+            Settlement::Ghost => {
+                count(&self.stats.ghosts_replaced);
+                tracing::info!(%node, session = %incumbent, "the old session no longer answers: another process takes the name");
+                Ok(())
+            }
+            Settlement::Clone => {
+                entry.changes.push_back(now);
+                count(&self.stats.clones_replaced);
+                tracing::warn!(%node, session = %incumbent, peer = %newcomer.peer,
+                    "TWO running processes use this node id: the newest one takes it");
+                Ok(())
+            }
+            Settlement::Stays(refusal) => {
+                count(&self.stats.clones_refused);
+                tracing::warn!(%node, session = %incumbent, peer = %newcomer.peer,
+                    "TWO running processes keep taking this node id from each other: the newcomer is sent away");
+                Err(Objection::Refused(refusal))
+            }
+        }
+    }
+
+    /// Changes one entry under the lock, restates it and tells the followers.
+    fn change<T>(&self, node: &NodeId, why: &str, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        let mut inner = self.inner.lock();
+        let entry = inner.nodes.get_mut(node)?;
+        let was_up = entry.state != NodeState::Offline;
+        let outcome = change(entry);
+        entry.restate(Instant::now(), why);
+        let is_up = entry.state != NodeState::Offline;
+        inner.up = inner.up + usize::from(is_up) - usize::from(was_up);
+        inner.forget_surplus(node);
+        drop(inner);
+        self.events.changed(node);
+        Some(outcome)
+    }
+}
+
+impl Inner {
+    /// Forgets the nodes that have been offline longest while more are remembered than may be. The scan is paid only
+    /// by whoever goes over the limit.
+    fn forget_surplus(&mut self, just_changed: &NodeId) {
+        while self.nodes.len() - self.up > limits::OFFLINE_NODES {
+            let idle = |(node, entry): &(&NodeId, &Entry)| entry.lines.is_empty() && *node != just_changed;
+            let oldest = self.nodes.iter().filter(idle).min_by_key(|(_, entry)| entry.since);
+            let Some(oldest) = oldest.map(|(node, _)| node.clone()) else { return };
+            self.nodes.remove(&oldest);
+        }
+    }
+}
+
+impl Entry {
+    fn copy(&self, node: &NodeId) -> NodeCopy {
+        let serving = self.serving();
+        let first = serving.map(|(line, _)| line.who.session);
+        let mut sessions: Vec<_> = serving.map(|(_, session)| session.clone()).into_iter().collect();
+        let others = self.lines.iter().filter(|line| Some(line.who.session) != first);
+        sessions.extend(others.filter_map(|line| line.standing.session().cloned()));
+        NodeCopy {
+            node: node.clone(),
+            state: self.state,
+            since: self.since,
+            reason: self.reason.clone(),
+            declared: self.declared.clone(),
+            serving: serving.map(|(line, _)| line.who.clone()),
+            sessions,
+            ends: self.ends.iter().cloned().collect(),
+            reported: self.reported.clone(),
+        }
+    }
+}
+
+impl Presence {
+    pub(crate) fn session(&self) -> SessionId {
+        self.session
+    }
+
+    pub(crate) fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// What the registry wants of this session; changes are seen with `changed()`.
+    pub(crate) fn orders(&mut self) -> &mut watch::Receiver<Order> {
+        &mut self.orders
+    }
+
+    /// The node says what it has. `true`: for the first time.
+    pub(crate) fn declare(&self, services: Services) -> bool {
+        let declared = Arc::new(Declared::from(services));
+        let (id, node) = (self.session, &self.node);
+        let first = self.registry.change(node, "waiting for its first answered heartbeat", |entry| {
+            let Some(line) = entry.line_mut(id) else { return false };
+            let first = line.declared.replace(declared.clone()).is_none();
+            if matches!(line.standing, Standing::Current(_)) {
+                entry.declared = declared;
+            }
+            first
+        });
+        first.unwrap_or(false)
+    }
+
+    /// The health of some services changed; names that were never declared are passed over.
+    pub(crate) fn health(&self, health: Health) {
+        let id = self.session;
+        self.registry.change(&self.node, "waiting for its first answered heartbeat", |entry| {
+            let Some(line) = entry.line_mut(id) else { return };
+            let Some(declared) = &mut line.declared else { return };
+            let declared = Arc::make_mut(declared);
+            for news in health.services {
+                if let Some(info) = declared.services.iter_mut().find(|info| info.name == news.name) {
+                    info.health = printable(news.health);
+                }
+            }
+            let declared = line.declared.clone();
+            if let (Standing::Current(_), Some(declared)) = (&line.standing, declared) {
+                entry.declared = declared;
+            }
+        });
+    }
+
+    /// The node's own view of how its last sessions ended, newest last.
+    pub(crate) fn reported(&self, mut ends: Vec<EndReport>) {
+        ends.drain(..ends.len().saturating_sub(limits::ENDS_KEPT));
+        for end in &mut ends {
+            end.message = sanitize(&end.message, limits::TEXT);
+        }
+        let mut inner = self.registry.inner.lock();
+        if let Some(entry) = inner.nodes.get_mut(&self.node) {
+            entry.reported = ends;
+        }
+    }
+
+    /// The node has declared its services and answered a heartbeat after that: it is online from now on, on this
+    /// session. An error is the sentence to end this session with: a newer one serves already.
+    pub(crate) fn confirm(&self, session: Session) -> Result<Promotion, String> {
+        let id = self.session;
+        let promoted = self.registry.change(&self.node, "", |entry| entry.promote(id, session));
+        let promotion = promoted.unwrap_or_else(|| Err("the registry forgot this node".to_owned()))?;
+        for _ in 0..promotion.retired {
+            count(&self.registry.stats.successions);
+        }
+        Ok(promotion)
+    }
+
+    /// Whether heartbeats stay unanswered while bytes arrive.
+    pub(crate) fn late(&self, late: bool) {
+        let id = self.session;
+        self.registry.change(&self.node, "waiting for its first answered heartbeat", |entry| {
+            if let Some(line) = entry.line_mut(id) {
+                line.late = late;
+            }
+        });
+    }
+
+    /// Gives the place up with the reason people will read.
+    pub(crate) fn ended(mut self, end: &SessionEnd) {
+        self.end = Some((end.code, sanitize(&end.message, limits::TEXT)));
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let (code, message) = self
+            .end
+            .take()
+            .unwrap_or_else(|| (Code::Internal, "the explorer stopped serving this session".to_owned()));
+        let id = self.session;
+        let why = message.clone();
+        self.registry.change(&self.node, &why, |entry| {
+            entry.lines.retain(|line| line.who.session != id);
+            entry.ends.push_front(End { session: id, at: Instant::now(), code, message });
+            entry.ends.truncate(limits::ENDS_KEPT);
+        });
+    }
+}

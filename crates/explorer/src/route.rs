@@ -1,0 +1,216 @@
+//! From a target to a substream: where its node is, whether it has the service, and the open itself.
+//!
+//! An opener hears the truth at once where it is known (no such node, offline since when and why, no such service) and
+//! within its deadline where it has to be found out. What it hears is a refusal, which promises that nothing reached
+//! the service; so the early bytes of an opener stay here until the node has said yes.
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use reachback_link::{OpenError, Substream};
+use reachback_wire::{
+    Code, NodeId, Refusal, ServiceName, SessionId, Target,
+    open::{Caller, Open},
+    text::sanitize,
+};
+use tokio::time::Instant;
+
+use crate::{
+    clock::spoken,
+    limits,
+    nearest::nearest,
+    opens::{NoPlace, Opens},
+    registry::{Here, Located, Registry},
+    stats::{Stats, count},
+};
+
+/// Opens substreams to services, wherever their nodes are.
+#[derive(Debug)]
+pub(crate) struct Router {
+    registry: Arc<Registry>,
+    opens: Opens,
+    stats: Arc<Stats>,
+    /// Trace ids must differ; they need not be secret.
+    random: Mutex<fastrand::Rng>,
+}
+
+/// How a node is reached from here.
+enum Route {
+    /// Over a session of this explorer. A peer explorer's would be the other kind.
+    Here(Here),
+}
+
+impl Router {
+    pub(crate) fn new(registry: Arc<Registry>, stats: Arc<Stats>) -> Self {
+        Self { registry, opens: Opens::default(), stats, random: Mutex::new(fastrand::Rng::new()) }
+    }
+
+    /// Opens what `open` asks for on behalf of `caller`. Caller, hop and trace are ours to say, whatever the opener
+    /// wrote there.
+    ///
+    /// # Errors
+    /// The refusal for the opener; nothing reached the service.
+    pub(crate) async fn open(&self, mut open: Open, caller: Caller) -> Result<Substream, Refusal> {
+        let (node, service) = match &open.target {
+            Some(Target::Service { node, service }) => (node.clone(), service.clone()),
+            Some(Target::Explorer { service }) => return Err(no_own_service(service)),
+            None => {
+                return Err(Refusal::new(
+                    Code::BadFrame,
+                    "this kind of open needs a target, as in edge-7/rpc",
+                ));
+            }
+        };
+        let begun = Instant::now();
+        let allowed = open.deadline_ms.map_or(limits::OPEN_TIMEOUT, Duration::from_millis);
+        let deadline = begun + allowed.min(limits::OPEN_DEADLINE_MAX);
+        open.caller = Some(caller);
+        open.hop = 0;
+        open.trace = Some(self.trace());
+
+        let outcome = self.open_service(&node, &service, open, deadline).await;
+        match &outcome {
+            Ok(_) => count(&self.stats.opens_relayed),
+            Err(_) => count(&self.stats.opens_refused),
+        }
+        outcome
+    }
+
+    async fn open_service(
+        &self,
+        node: &NodeId,
+        service: &ServiceName,
+        mut open: Open,
+        deadline: Instant,
+    ) -> Result<Substream, Refusal> {
+        let begun = Instant::now();
+        self.route(node, service)?;
+        let _place =
+            self.opens.enter(node, service, deadline).await.map_err(|none| no_place(node, service, none))?;
+        let mut first: Option<(SessionId, Refusal)> = None;
+        loop {
+            let Route::Here(here) = self.route(node, service)?;
+            if let Some((_, refusal)) = first.take_if(|(session, _)| *session == here.id) {
+                return Err(refusal);
+            }
+            open.expect_instance = Some(here.instance);
+            let left = deadline.saturating_duration_since(Instant::now());
+            open.deadline_ms = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
+            let error = match here.session.open(open.clone()).await {
+                Ok(substream) => return Ok(substream),
+                Err(error) => error,
+            };
+            let again = first.is_none() && may_be_elsewhere(&error);
+            let refusal = refusal(node, service, error, begun.elapsed());
+            if !again {
+                return Err(refusal);
+            }
+            // Once more if the node has a newer session by now: nothing reached the service.
+            first = Some((here.id, refusal));
+        }
+    }
+
+    fn route(&self, node: &NodeId, service: &ServiceName) -> Result<Route, Refusal> {
+        match self.registry.locate(node) {
+            Located::Here(here) if here.declared.services.iter().any(|info| info.name == *service) => {
+                Ok(Route::Here(here))
+            }
+            Located::Here(here) => {
+                let names: Vec<_> = here.declared.services.iter().map(|info| info.name.to_string()).collect();
+                Err(Refusal::new(Code::ServiceNotFound, no_service(node, service, &names)))
+            }
+            Located::Offline { since, reason } => Err(Refusal::new(
+                Code::NodeOffline,
+                format!(
+                    "{node} is offline for {}: {reason}. Nothing was sent. It dials in again by itself once its line is \
+                     back; see: reachback nodes",
+                    spoken(since.elapsed())
+                ),
+            )),
+            Located::Unknown => Err(Refusal::new(Code::NodeNotFound, self.no_node(node))),
+        }
+    }
+
+    fn no_node(&self, node: &NodeId) -> String {
+        let names = self.registry.names();
+        let remedy = "see: reachback nodes";
+        match nearest(node.as_ref(), names.iter().map(AsRef::as_ref)) {
+            Some(near) => format!("no node {node} has connected here; the nearest name is {near}; {remedy}"),
+            None => format!("no node {node} has connected here; {remedy}"),
+        }
+    }
+
+    /// A W3C `traceparent`: version, trace, span, sampled.
+    fn trace(&self) -> String {
+        let mut random = self.random.lock();
+        format!("00-{:032x}-{:016x}-01", random.u128(1..), random.u64(1..))
+    }
+}
+
+/// The refusal for a service of the explorer itself that doesn't exist.
+pub(crate) fn no_own_service(service: &ServiceName) -> Refusal {
+    Refusal::new(
+        Code::ServiceNotFound,
+        format!("the explorer has no service {service}; it has: @explorer/api"),
+    )
+}
+
+fn no_service(node: &NodeId, service: &ServiceName, names: &[String]) -> String {
+    let has = if names.is_empty() {
+        "it declares none".to_owned()
+    } else {
+        format!("it has: {}", names.join(", "))
+    };
+    match nearest(service.as_ref(), names.iter().map(String::as_str)) {
+        Some(near) => format!("{node} has no service {service}, did you mean {node}/{near}? {has}"),
+        None => format!("{node} has no service {service}; {has}"),
+    }
+}
+
+fn no_place(node: &NodeId, service: &ServiceName, none: NoPlace) -> Refusal {
+    match none {
+        NoPlace::Full(_) => {
+            Refusal::new(Code::Saturated, format!("{node}/{service} is overloaded: {none}; try again"))
+                .retry_after(limits::SATURATED_RETRY)
+        }
+        NoPlace::Timeout => Refusal::new(Code::Timeout, format!("{node}/{service} is overloaded: {none}")),
+    }
+}
+
+/// Whether another session of the node, or a newer one, could still take this open.
+fn may_be_elsewhere(error: &OpenError) -> bool {
+    match error {
+        OpenError::Refused(refusal) => matches!(refusal.code, Code::NotHere | Code::Draining),
+        OpenError::Ended(_) => true,
+        OpenError::Timeout | OpenError::Saturated(_) | OpenError::Lost(_) | OpenError::Protocol(_) => false,
+    }
+}
+
+fn refusal(node: &NodeId, service: &ServiceName, error: OpenError, waited: Duration) -> Refusal {
+    match error {
+        OpenError::Refused(refusal) => refusal,
+        OpenError::Timeout => Refusal::new(
+            Code::Timeout,
+            format!("{node}/{service} did not answer the open within {}", spoken(waited)),
+        ),
+        OpenError::Saturated(_) => Refusal::new(
+            Code::Saturated,
+            format!("the session of {node} carries as much as it may; try again or close something"),
+        )
+        .retry_after(limits::SATURATED_RETRY),
+        // The opener's bytes are still here, so even after the open was sent nothing reached the service.
+        OpenError::Ended(end) | OpenError::Lost(end) => Refusal::new(
+            Code::NodeOffline,
+            format!(
+                "the session of {node} ended before {service} answered: {end}. Nothing was sent to the service"
+            ),
+        ),
+        OpenError::Protocol(what) => Refusal::new(
+            Code::BadFrame,
+            format!(
+                "{node} answered the open with something that is no answer: {}",
+                sanitize(&what, limits::TEXT)
+            ),
+        ),
+    }
+}

@@ -1,0 +1,71 @@
+//! What the explorer counts.
+//!
+//! One struct per explorer, passed in by whoever starts it, so that nothing global exists and an embedding program
+//! can read its own explorer's figures. Every counter only grows, and every one of them is moved by a test.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $field:ident,)*) => {
+        /// Counters of one explorer.
+        #[derive(Debug, Default)]
+        pub struct Stats { $($(#[$doc])* pub $field: AtomicU64,)* }
+
+        impl Stats {
+            /// Every counter with its name, in the order of declaration.
+            pub fn snapshot(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($field), self.$field.load(Ordering::Relaxed)),)*]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections taken from the tunnel port and the Unix socket.
+    connections,
+    /// Times an accept loop paused because the machine ran out of something (file descriptors, memory).
+    accept_pauses,
+    /// Connections dropped because too many others had not finished their handshake.
+    connections_shed,
+    /// Connections that spoke HTTP, which this version answers with one refusal.
+    greetings_http,
+    /// Connections that spoke raw JSON-RPC, which this version answers with one refusal.
+    greetings_json_rpc,
+    /// Connections that spoke TLS, which this version answers with an alert.
+    greetings_tls,
+    /// Connections whose first bytes were no language we know, or that said nothing in time.
+    greetings_unknown,
+    /// Tunnel handshakes that broke the protocol or were refused.
+    handshakes_refused,
+    /// Sessions of nodes that were welcomed.
+    node_sessions,
+    /// Sessions of clients that were welcomed.
+    client_sessions,
+    /// Sessions replaced by a later one of the same process.
+    successions,
+    /// Newcomers that took the name of a session which no longer answered.
+    ghosts_replaced,
+    /// Newcomers that took the name of a session which still answered: two processes use one id.
+    clones_replaced,
+    /// Newcomers sent away because two processes kept taking the same id from each other.
+    clones_refused,
+    /// Substreams that reached their service.
+    opens_relayed,
+    /// Substreams refused, by us or by the node.
+    opens_refused,
+    /// Sessions ended because their opener reset too many opens before the reply.
+    rapid_resets,
+    /// Visitors of publications that were connected.
+    visitors_served,
+    /// Visitors of publications that were sent away with a reset.
+    visitors_refused,
+    /// Calls to the explorer's own API that were answered, errors included.
+    api_calls,
+    /// Tasks that panicked; each took one connection or one substream with it and nothing else.
+    panics,
+}
+
+/// Adds one to a counter.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}

@@ -1,0 +1,67 @@
+//! One runtime's share of the connections.
+//!
+//! A worker takes raw sockets from a queue and makes each a task of the runtime it runs on; a connection lives and
+//! dies there. There is one worker for now; another one would be the same future on another runtime.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::mpsc,
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
+
+use crate::{
+    hub::Hub,
+    ingress,
+    listen::{Arrival, Door},
+    publish,
+    stats::count,
+};
+
+/// Serves what arrives until the hub stops, then waits for the connections to end, but not for ever.
+pub(crate) async fn run(hub: Arc<Hub>, mut arrivals: mpsc::Receiver<Arrival>) {
+    let mut connections = JoinSet::new();
+    let mut arriving = true;
+    loop {
+        tokio::select! {
+            () = hub.stopping.cancelled() => break,
+            arrival = arrivals.recv(), if arriving => match arrival {
+                Some(arrival) => { connections.spawn(serve(hub.clone(), arrival)); }
+                None => arriving = false,
+            },
+            Some(done) = connections.join_next() => { note(&hub, done); }
+        }
+    }
+    drop(arrivals);
+    let goodbyes = async {
+        while let Some(done) = connections.join_next().await {
+            note(&hub, done);
+        }
+    };
+    if timeout(hub.grace, goodbyes).await.is_err() {
+        tracing::info!(left = connections.len(), "connections that did not end in time are cut");
+        connections.shutdown().await;
+    }
+}
+
+async fn serve(hub: Arc<Hub>, arrival: Arrival) {
+    match arrival.door {
+        Door::Tunnel => ingress::serve(hub, arrival.socket, arrival.peer).await,
+        Door::Published(target) => publish::visit(&hub, arrival.socket, &arrival.peer, &target).await,
+    }
+}
+
+/// A task that panicked took one connection with it; the process lives, and somebody should know.
+pub(crate) fn note<T>(hub: &Hub, done: Result<T, JoinError>) -> Option<T> {
+    match done {
+        Ok(outcome) => Some(outcome),
+        Err(error) => {
+            if error.is_panic() {
+                count(&hub.stats.panics);
+                tracing::error!(%error, "a task panicked; its connection ends");
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,390 @@
+//! An explorer to test, in-memory lines that can be tampered with, and peers that do as they are told.
+
+#![allow(dead_code, reason = "every test file uses its own part of this module")]
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use reachback_explorer::{Explorer, ExplorerConfig, NodeState, NodeView};
+use reachback_link::{
+    Address, ControlInbox, DialError, Driver, Inbound, ListenAddress, Listener, MemoryBudget, Net, Session,
+    SessionConfig, Stats as LinkStats, Substream, Transport, dial, session,
+};
+use reachback_wire::{
+    ControlMessage, Generation, HealthState, Hello, Instance, Nonce, Open, ProtocolRange, Record, RecordKind,
+    Refusal, Role, ServiceInfo, Services, Target, Welcome,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+/// A network of pipes in memory: every listener takes what is dialled.
+#[derive(Default)]
+pub(crate) struct Pipes {
+    listeners: Mutex<Option<mpsc::Sender<DuplexStream>>>,
+}
+
+impl Pipes {
+    /// A connection to the listener, as raw bytes.
+    pub(crate) async fn pipe(&self) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(256 * 1024);
+        let listener = self.listeners.lock().clone().expect("somebody listens");
+        listener.send(far).await.expect("somebody accepts");
+        near
+    }
+}
+
+impl Net for Pipes {
+    fn connect<'a>(&'a self, _to: &'a Address) -> BoxFuture<'a, io::Result<Transport>> {
+        Box::pin(async move { Ok(Transport::boxed(self.pipe().await)) })
+    }
+
+    fn listen<'a>(&'a self, on: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>> {
+        Box::pin(async move {
+            let (sender, receiver) = mpsc::channel(16);
+            *self.listeners.lock() = Some(sender);
+            Ok(Listener::memory(receiver, on.to_string()))
+        })
+    }
+}
+
+/// A network with one connection on it that is already there.
+struct OneLine(Mutex<Option<Transport>>);
+
+impl Net for OneLine {
+    fn connect<'a>(&'a self, _to: &'a Address) -> BoxFuture<'a, io::Result<Transport>> {
+        Box::pin(async move { Ok(self.0.lock().take().expect("dialled once")) })
+    }
+
+    fn listen<'a>(&'a self, _on: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+}
+
+pub(crate) fn config() -> ExplorerConfig {
+    let mut config = ExplorerConfig::new("hub-1".parse().unwrap());
+    config.listen.push("127.0.0.1:0".parse().unwrap());
+    config
+}
+
+/// An explorer on pipes.
+pub(crate) struct Hub {
+    pub(crate) explorer: Explorer,
+    pub(crate) net: Arc<Pipes>,
+}
+
+impl Hub {
+    pub(crate) async fn start() -> Self {
+        let net = Arc::new(Pipes::default());
+        let explorer = Explorer::start(config(), net.clone()).await.unwrap();
+        Self { explorer, net }
+    }
+
+    /// A line whose far end is the explorer, with a hand in the middle.
+    pub(crate) async fn line(&self) -> Line {
+        Line::to(self.net.pipe().await)
+    }
+
+    pub(crate) async fn node(&self, id: &str, generation: Generation) -> Peer {
+        let node = self.dial(Role::Node, id, generation).await.unwrap();
+        node.declare(&["echo", "hang", "down", "once"]).await;
+        node
+    }
+
+    /// A node that is online.
+    pub(crate) async fn online(&self, id: &str, generation: Generation) -> Peer {
+        let node = self.node(id, generation).await;
+        let session = node.welcome.session;
+        self.until(id, |view| view.session == Some(session)).await;
+        node
+    }
+
+    pub(crate) async fn client(&self) -> Peer {
+        self.dial(Role::Client, "laptop", generation(200, 0, 1)).await.unwrap()
+    }
+
+    pub(crate) async fn dial(&self, role: Role, id: &str, generation: Generation) -> Result<Peer, DialError> {
+        Peer::dial(self.line().await, &hello(role, id, generation)).await
+    }
+
+    pub(crate) fn view(&self, id: &str) -> Option<NodeView> {
+        self.explorer.nodes().into_iter().find(|view| view.node.as_ref() == id)
+    }
+
+    /// Waits for the node to look like this.
+    pub(crate) async fn until(&self, id: &str, wanted: impl Fn(&NodeView) -> bool) -> NodeView {
+        let mut changes = self.explorer.watch();
+        let looking = async {
+            loop {
+                if let Some(view) = self.view(id)
+                    && wanted(&view)
+                {
+                    return view;
+                }
+                changes.next().await;
+            }
+        };
+        match tokio::time::timeout(Duration::from_secs(300), looking).await {
+            Ok(view) => view,
+            Err(_) => panic!("{id} is {:#?}", self.view(id)),
+        }
+    }
+
+    pub(crate) async fn until_state(&self, id: &str, state: NodeState) -> NodeView {
+        self.until(id, |view| view.state == state).await
+    }
+
+    pub(crate) fn count(&self, name: &str) -> u64 {
+        count(&self.explorer, name)
+    }
+
+    /// Waits for a counter to get there: what a peer sees comes before what is counted.
+    pub(crate) async fn until_count(&self, name: &str, wanted: u64) {
+        for _ in 0..10_000 {
+            if self.count(name) == wanted {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("{name} is {}, not {wanted}", self.count(name));
+    }
+}
+
+pub(crate) fn count(explorer: &Explorer, name: &str) -> u64 {
+    let counters = explorer.stats().snapshot();
+    counters.iter().find(|(counter, _)| *counter == name).unwrap_or_else(|| panic!("no counter {name}")).1
+}
+
+pub(crate) fn generation(instance: u8, slot: u32, seq: u64) -> Generation {
+    Generation { instance: Instance([instance; 16]), slot, seq }
+}
+
+pub(crate) fn hello(role: Role, id: &str, generation: Generation) -> Hello {
+    Hello {
+        role,
+        id: id.parse().unwrap(),
+        generation,
+        protocol: ProtocolRange::SUPPORTED,
+        agent: "test/1\u{1b}[31m".to_owned(),
+        nonce: Nonce([7; 32]),
+        features: Vec::new(),
+        credential: None,
+        resume: None,
+    }
+}
+
+pub(crate) fn target(text: &str) -> Target {
+    text.parse().unwrap()
+}
+
+/// A connection with a hand in the middle: it can be cut, silenced, or have bytes put in.
+pub(crate) struct Line {
+    pub(crate) near: Transport,
+    pub(crate) hand: Hand,
+}
+
+/// What is done to a line.
+pub(crate) struct Hand {
+    inject: mpsc::Sender<Vec<u8>>,
+    held: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Line {
+    pub(crate) fn to(far: DuplexStream) -> Self {
+        let (near, middle) = tokio::io::duplex(256 * 1024);
+        let (mut from_near, mut to_near) = tokio::io::split(middle);
+        let (mut from_far, mut to_far) = tokio::io::split(far);
+        let (inject, mut injected) = mpsc::channel::<Vec<u8>>(1);
+        let held = watch::Sender::new(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut buffer = vec![0; 64 * 1024];
+            loop {
+                let bytes = tokio::select! {
+                    read = from_near.read(&mut buffer) => match read {
+                        Ok(0) | Err(_) => break,
+                        Ok(n) => buffer[..n].to_vec(),
+                    },
+                    Some(bytes) = injected.recv() => bytes,
+                };
+                if to_far.write_all(&bytes).await.is_err() {
+                    break;
+                }
+            }
+        });
+        let mut hold = held.subscribe();
+        tasks.spawn(async move {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(n @ 1..) = from_far.read(&mut buffer).await {
+                if hold.wait_for(|held| !held).await.is_err()
+                    || to_near.write_all(&buffer[..n]).await.is_err()
+                {
+                    break;
+                }
+            }
+        });
+        Self { near: Transport::boxed(near), hand: Hand { inject, held, tasks } }
+    }
+}
+
+impl Hand {
+    /// Puts bytes into the line towards the explorer.
+    pub(crate) async fn inject(&self, bytes: &[u8]) {
+        self.inject.send(bytes.to_vec()).await.unwrap();
+    }
+
+    /// Keeps what the explorer says from the peer, and lets go of it.
+    pub(crate) fn hold(&self, held: bool) {
+        self.held.send_replace(held);
+    }
+
+    /// Both ends find the line closed.
+    pub(crate) fn cut(&mut self) {
+        self.tasks.abort_all();
+    }
+}
+
+/// A node or a client, made of the link alone.
+pub(crate) struct Peer {
+    pub(crate) session: Session,
+    pub(crate) welcome: Welcome,
+    pub(crate) control: ControlInbox,
+    pub(crate) hand: Hand,
+    frozen: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+impl Peer {
+    pub(crate) async fn dial(line: Line, hello: &Hello) -> Result<Self, DialError> {
+        let net = OneLine(Mutex::new(Some(line.near)));
+        let established = dial(&net, &"hub:1".parse().unwrap(), hello).await?;
+        let config = SessionConfig {
+            side: established.side,
+            heartbeat: Duration::from_millis(established.welcome.heartbeat_ms),
+            max_open: established.welcome.limits.max_substreams,
+            stats: Arc::new(LinkStats::default()),
+            budget: Arc::new(MemoryBudget::new(64 << 20)),
+        };
+        let (session, mut incoming, control, driver) = session(established.transport, config);
+        let frozen = watch::Sender::new(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(drive(driver, frozen.subscribe()));
+        tasks.spawn(async move {
+            let mut served = JoinSet::new();
+            while let Some(inbound) = incoming.next().await {
+                served.spawn(serve(inbound));
+            }
+        });
+        Ok(Self { session, welcome: established.welcome, control, hand: line.hand, frozen, tasks })
+    }
+
+    pub(crate) async fn declare(&self, services: &[&str]) {
+        let services = services.iter().map(|name| ServiceInfo {
+            name: name.parse().unwrap(),
+            framing: None,
+            health: HealthState::Ok,
+        });
+        let labels = BTreeMap::from([("region".to_owned(), "eu\n".to_owned())]);
+        let message = Services { labels, services: services.collect(), capabilities: None };
+        self.session.send_control(ControlMessage::Services(message)).await.unwrap();
+    }
+
+    /// As SIGSTOP: the process neither reads nor writes, its connection stays.
+    pub(crate) fn freeze(&self, frozen: bool) {
+        self.frozen.send_replace(frozen);
+    }
+
+    pub(crate) async fn stream(&self, to: &str) -> Result<Substream, reachback_link::OpenError> {
+        self.session.open(Open::stream(target(to))).await
+    }
+}
+
+async fn drive(mut driver: Driver, mut frozen: watch::Receiver<bool>) {
+    loop {
+        if *frozen.borrow_and_update() {
+            if frozen.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        tokio::select! {
+            _ = &mut driver => return,
+            changed = frozen.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// What the services of a test node do.
+async fn serve(mut inbound: Inbound) {
+    let Ok(open) = inbound.open().await else { return };
+    let service = match &open.target {
+        Some(Target::Service { service, .. }) => service.to_string(),
+        _ => String::new(),
+    };
+    match service.as_str() {
+        // Says who asks, then repeats what it is told.
+        "echo" => {
+            let Ok((mut substream, ())) = inbound.answer(async { Ok(()) }).await else { return };
+            let caller = serde_json::to_vec(&open).unwrap();
+            if substream.send(RecordKind::Data, &caller).await.is_err() {
+                return;
+            }
+            loop {
+                match substream.next().await {
+                    Ok(Record::Data(bytes)) => {
+                        if substream.send(RecordKind::Data, &bytes).await.is_err() {
+                            return;
+                        }
+                    }
+                    Ok(Record::End(_)) => {
+                        drop(substream.finish(None).await);
+                        return;
+                    }
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+            }
+        }
+        "hang" => {
+            drop(inbound.answer(async { std::future::pending::<Result<(), Refusal>>().await }).await);
+        }
+        "down" => {
+            let code = reachback_wire::Code::ServiceUnreachable;
+            inbound.refuse(Refusal::new(code, "connection refused")).await;
+        }
+        other => {
+            let code = reachback_wire::Code::ServiceNotFound;
+            inbound.refuse(Refusal::new(code, format!("not here: {other}"))).await;
+        }
+    }
+}
+
+/// Reads data until there are this many bytes.
+pub(crate) async fn read(substream: &mut Substream, length: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while bytes.len() < length {
+        match substream.next().await.unwrap() {
+            Record::Data(piece) => bytes.extend_from_slice(&piece),
+            other => panic!("{other:?}"),
+        }
+    }
+    bytes
+}
+
+/// The `Open` the test node's echo service saw.
+pub(crate) async fn seen_open(substream: &mut Substream) -> Open {
+    let mut bytes = Vec::new();
+    loop {
+        match substream.next().await.unwrap() {
+            Record::Data(piece) => bytes.extend_from_slice(&piece),
+            other => panic!("{other:?}"),
+        }
+        if let Ok(open) = serde_json::from_slice(&bytes) {
+            return open;
+        }
+    }
+}
