@@ -1,0 +1,69 @@
+//! What the client commands have in common: which explorer to ask, and what to say when it can't be asked.
+
+use std::sync::Arc;
+
+use reachback_client::{CallError, Client, ClientOptions, Random};
+use reachback_link::{Address, OpenError, RealNet};
+use reachback_wire::{Code, NodeId};
+
+use crate::{
+    args::ClientArguments,
+    environment::Environment,
+    exit::{Exit, Failure},
+    paths,
+};
+
+/// The explorer to ask: the flag's or the variable's, else the local Unix socket.
+pub(crate) fn explorer(arguments: ClientArguments, environment: &Environment) -> Result<Address, Failure> {
+    match arguments.explorer {
+        Some(address) => Ok(address),
+        None => Ok(Address::Unix(paths::explorer_socket(environment, paths::is_root())?)),
+    }
+}
+
+/// What the explorer's lists and logs call this client.
+pub(crate) fn options() -> Result<ClientOptions, Failure> {
+    // A client's name grants nothing in this version; a host whose name is no valid id is no reason to refuse.
+    let id = match paths::host_name().parse::<NodeId>() {
+        Ok(id) => id,
+        Err(_) => "client".parse().map_err(|error| Failure::new(Exit::Failed, error))?,
+    };
+    ClientOptions::new(id, Random::system()).map_err(|error| Failure::new(Exit::Failed, error))
+}
+
+/// A session with the explorer at `address`.
+pub(crate) async fn connect(address: &Address) -> Result<Client, Failure> {
+    Client::connect(Arc::new(RealNet), address, options()?)
+        .await
+        .map_err(|error| no_explorer(address, error.code(), &error.to_string()))
+}
+
+/// The explorer was not reached, or said no.
+pub(crate) fn no_explorer(address: &Address, code: Code, reason: &str) -> Failure {
+    let remedy = match (code, address) {
+        (Code::PeerUnreachable, Address::Unix(_)) => {
+            "; start an explorer on this machine with `reachback explorer`, or name one: --explorer HOST:PORT"
+        }
+        (Code::PeerUnreachable, Address::Tcp { .. }) => "; is it running, and is that its address?",
+        _ => "",
+    };
+    Failure::coded(code, format_args!("{reason}{remedy}"))
+}
+
+/// Why a stream did not come about, in the words of whoever refused it.
+pub(crate) fn not_opened(error: OpenError) -> Failure {
+    match error {
+        OpenError::Refused(refusal) => refusal.into(),
+        other => Failure::coded(other.code(), &other),
+    }
+}
+
+/// Why a call has no result.
+pub(crate) fn not_called(error: CallError) -> Failure {
+    match (error.code(), error) {
+        (_, CallError::Refused(refusal)) => refusal.into(),
+        (Some(code), error) => Failure::coded(code, &error),
+        // The service's own error has no code of ours.
+        (None, error) => Failure::new(Exit::Failed, &error),
+    }
+}

@@ -1,0 +1,86 @@
+//! `reachback node`: runs the agent and tells how each of its lines is.
+
+use std::sync::Arc;
+
+use reachback_link::RealNet;
+use reachback_node::{LineStatus, Node, NodeConfig};
+use tokio::sync::watch;
+
+use crate::{
+    args::NodeArguments,
+    commands::line::{Change, Told, short},
+    config,
+    environment::Environment,
+    exit::{Exit, Failure},
+    output::Output,
+    paths,
+    signals::Signals,
+};
+
+/// Runs until a signal; says goodbye to every explorer.
+pub(crate) async fn run(
+    arguments: NodeArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<(), Failure> {
+    let mut signals = Signals::catch()?;
+    let config = config::node::resolve(arguments, environment, paths::is_root())?;
+    let words = Words::of(&config);
+    if config.services().is_empty() {
+        output.warning("this node offers no service, so nothing can reach it; add one: --service ssh=22");
+    }
+    let mut node =
+        Node::start(config, Arc::new(RealNet)).map_err(|error| Failure::new(Exit::Failed, error))?;
+    let mut states = node.states();
+    let result = tokio::select! {
+        _ = signals.next() => Ok(()),
+        reason = node.failed() => Err(Failure::new(Exit::Failed, reason)),
+        () = tell(&mut states, &words, output) => Err(Failure::new(Exit::Failed, "the node ended by itself")),
+    };
+    signals.orderly(node.shutdown()).await?;
+    result
+}
+
+/// What the status lines repeat.
+struct Words {
+    id: String,
+    services: String,
+}
+
+impl Words {
+    fn of(config: &NodeConfig) -> Self {
+        let names: Vec<&str> = config.services().keys().map(AsRef::as_ref).collect();
+        let services = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+        Self { id: config.id().to_string(), services }
+    }
+
+    fn line(&self, explorer: &str, change: Change) -> String {
+        let id = &self.id;
+        match change {
+            Change::Online { explorer: name, rtt } => {
+                let rtt = rtt.map(|rtt| format!("  rtt {}", short(rtt))).unwrap_or_default();
+                format!("{id} online at {name} ({explorer}){rtt}  services {}", self.services)
+            }
+            Change::Late => format!("{id} late at {explorer}: bytes arrive, heartbeats are not answered"),
+            Change::Offline { reason, wait } => {
+                format!("{id} offline at {explorer}: {reason}; next attempt in {}", short(wait))
+            }
+        }
+    }
+}
+
+/// One line per change that matters, for each explorer. Returns when there is nothing more to tell.
+async fn tell(states: &mut watch::Receiver<Vec<LineStatus>>, words: &Words, output: Output) {
+    let mut told: Vec<Told> = states.borrow().iter().map(|_| Told::default()).collect();
+    loop {
+        let lines = states.borrow_and_update().clone();
+        for (line, told) in lines.iter().zip(&mut told) {
+            if let Some(change) = told.change(&line.state) {
+                output.status(words.line(&line.explorer.to_string(), change));
+            }
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}

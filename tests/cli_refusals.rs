@@ -1,0 +1,214 @@
+//! What the real binary says when it can't do what it was asked: the exit code, and a sentence with a remedy.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
+
+mod cli_support;
+
+use std::{
+    fs,
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt, net::UnixListener},
+};
+
+use cli_support::{Home, refused, services};
+
+/// Golden texts: what is asserted is the whole message, so that a change of wording is a decision.
+#[track_caller]
+fn says(stderr: &str, expected: &str) {
+    assert_eq!(stderr.trim_end(), expected);
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_64_and_help_with_0() {
+    let home = Home::new();
+    for (arguments, exit, part) in [
+        (&["--help"][..], 0, "reachback demo"),
+        (&["--version"], 0, concat!("reachback ", env!("CARGO_PKG_VERSION"))),
+        (&["explorer", "--help"], 0, "--insecure-plaintext"),
+        (&["node", "--help"], 0, "NAME=ADDRESS[,key=value]"),
+        (&["connect", "--help"], 0, "ProxyCommand"),
+        (&["forward", "--help"], 0, "BIND"),
+    ] {
+        let finished = home.run(arguments);
+        assert_eq!(finished.status.code(), Some(exit), "{arguments:?}");
+        assert!(finished.stdout.contains(part), "{arguments:?}: {}", finished.stdout);
+    }
+    for (arguments, part) in [
+        (&[][..], "Usage: reachback"),
+        (&["nods"], "similar"),
+        (&["nodes", "--jsn"], "--json"),
+        (&["connect"], "<TARGET>"),
+        (&["connect", "edge-7"], "edge-7"),
+        (&["connect", "*/rpc"], "*"),
+        (&["connect", "any/rpc"], "any"),
+        (&["explorer", "--listen", "http://x"], "unknown scheme"),
+        (&["explorer", "--listen", "tls://x:1"], "TLS is not in this version"),
+        (&["explorer", "--heartbeat", "10"], "10s"),
+        (&["explorer", "--socket-mode", "rw"], "octal"),
+        (&["explorer", "--publish", "edge-7/db"], "names no port"),
+        (&["node", "--id", "../etc"], "../etc"),
+        (&["forward", "53=edge-7/dns/udp"], "UDP is not in this version"),
+        (&["-q", "-v", "nodes"], "cannot be used with"),
+    ] {
+        let finished = home.run(arguments);
+        let stderr = refused(&finished, 64);
+        assert!(stderr.contains(part), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn services_that_cannot_be_are_refused_with_the_nearest_key() {
+    let home = Home::new();
+    let finished = home.run(&["node", "--id", "edge-7", "--service", "rpc=80,framng=http"]);
+    says(
+        refused(&finished, 64),
+        "error: service \"rpc=80,framng=http\": unknown key \"framng\"; the one there is is \"framing\"",
+    );
+    let finished = home.run(&["node", "--id", "edge-7", "--service", "dns=udp://127.0.0.1:53"]);
+    assert!(refused(&finished, 64).contains("UDP is not in this version"), "{}", finished.stderr);
+    let finished = home.run(&["node", "edge-7"]);
+    says(
+        refused(&finished, 64),
+        "error: \"edge-7\": `reachback node` runs the agent of this machine and takes no name; to see how edge-7 is, type: \
+         reachback nodes",
+    );
+}
+
+#[test]
+fn configuration_files_are_refused_by_line_and_nearest_key() {
+    let home = Home::new();
+    fs::write(home.path("explorer.toml"), "id = \"hub-1\"\nlisen = \"127.0.0.1:0\"\n").unwrap();
+    let finished = home.run(&["explorer", "--config", "explorer.toml"]);
+    says(
+        refused(&finished, 78),
+        "error: explorer.toml, line 2: unknown key \"lisen\"; did you mean \"listen\"?",
+    );
+
+    fs::write(home.path("node.toml"), "[[service]]\nname = \"a\"\naddress = \"http://x:1\"\n").unwrap();
+    let finished = home.run(&["node", "--config", "node.toml"]);
+    let stderr = refused(&finished, 78);
+    assert!(stderr.contains("node.toml, line 3") && stderr.contains("unknown scheme"), "{stderr}");
+
+    let finished = home.run(&["node", "--config", "missing.toml"]);
+    assert!(refused(&finished, 78).contains("missing.toml"), "{}", finished.stderr);
+}
+
+#[test]
+fn a_listener_for_strangers_needs_the_exact_flag() {
+    let home = Home::new();
+    for listen in [":0", "0.0.0.0:0", "[::]:0"] {
+        let finished = home.run(&["explorer", "--id", "hub-1", "--listen", listen]);
+        let stderr = refused(&finished, 78);
+        assert!(stderr.contains("--insecure-plaintext") && stderr.contains("no TLS"), "{listen}: {stderr}");
+    }
+    let mut explorer =
+        home.start(&["explorer", "--id", "hub-1", "--listen", "0.0.0.0:0", "--insecure-plaintext"]);
+    explorer.wait_for_line("PLAINTEXT, reachable by other machines", cli_support::SOON).unwrap();
+    explorer.wait_for_line("warning: --insecure-plaintext: nothing is encrypted", cli_support::SOON).unwrap();
+    explorer.kill().unwrap();
+}
+
+#[test]
+fn a_port_in_use_is_named_and_may_be_tried_again() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let finished = home.run(&["explorer", "--id", "hub-1", "--listen", &address]);
+    let stderr = refused(&finished, 75);
+    assert!(stderr.contains(&address) && stderr.contains("in use"), "{stderr}");
+
+    let (_explorer, explorer) = home.explorer(&[]);
+    let spec = format!("{}=edge-7/db", taken.local_addr().unwrap().port());
+    let finished = home.run(&["forward", "--explorer", &explorer, &spec]);
+    says(
+        refused(&finished, 75),
+        &format!(
+            "error: can't listen on {address}: Address already in use (os error 98); another program has that port: end it, \
+             or name another port"
+        ),
+    );
+}
+
+#[test]
+fn the_socket_never_replaces_what_is_not_a_dead_socket() {
+    let home = Home::new();
+    let at = |name: &str| home.path(name).display().to_string();
+    let explorer = |socket: &str| home.run(&["explorer", "--id", "hub-1", "--socket", socket]);
+
+    fs::write(home.path("file"), "precious").unwrap();
+    let finished = explorer(&at("file"));
+    assert!(refused(&finished, 78).contains("left untouched"), "{}", finished.stderr);
+    assert_eq!(fs::read_to_string(home.path("file")).unwrap(), "precious");
+
+    std::os::unix::fs::symlink(home.path("file"), home.path("link")).unwrap();
+    let finished = explorer(&at("link"));
+    assert!(refused(&finished, 78).contains("left untouched"), "{}", finished.stderr);
+    assert!(fs::symlink_metadata(home.path("link")).unwrap().is_symlink());
+
+    fs::create_dir(home.path("open")).unwrap();
+    fs::set_permissions(home.path("open"), fs::Permissions::from_mode(0o777)).unwrap();
+    let finished = explorer(&at("open/explorer.sock"));
+    assert!(refused(&finished, 78).contains("chmod o-w"), "{}", finished.stderr);
+
+    let living = UnixListener::bind(home.path("living")).unwrap();
+    let finished = explorer(&at("living"));
+    assert!(refused(&finished, 75).contains("another explorer is running"), "{}", finished.stderr);
+    drop(living);
+
+    // What is left of a listener that is gone is replaced.
+    let mut started = home.start(&["explorer", "--id", "hub-1", "--socket", &at("living")]);
+    started.wait_for_line("local", cli_support::SOON).unwrap();
+    started.kill().unwrap();
+}
+
+#[test]
+fn no_explorer_is_said_with_what_to_do() {
+    let home = Home::new();
+    for command in [&["nodes"][..], &["connect", "edge-7/echo"], &["forward", "edge-7/echo"]] {
+        let finished = home.run(command);
+        let stderr = refused(&finished, 69);
+        assert!(stderr.contains(&home.socket().display().to_string()), "{command:?}: {stderr}");
+        assert!(
+            stderr.contains("start an explorer on this machine with `reachback explorer`"),
+            "{command:?}: {stderr}"
+        );
+    }
+    let address = services::closed_port().to_string();
+    for command in [&["nodes"][..], &["connect", "edge-7/echo"], &["forward", "edge-7/echo"]] {
+        let finished = home.run(&[command, &["--explorer", &address]].concat());
+        let stderr = refused(&finished, 69);
+        assert!(stderr.contains(&address) && stderr.contains("is it running"), "{command:?}: {stderr}");
+    }
+}
+
+#[test]
+fn refusals_of_the_explorer_and_the_node_arrive_as_sentences() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let echo = services::echo().to_string();
+    let closed = services::closed_port().to_string();
+    let entries = [format!("echo={echo}"), format!("broken={closed}")];
+    let node = home.node(&address, "edge-7", &["--service", &entries[0], "--service", &entries[1]]);
+    let connect = |target: &str| home.run(&["connect", target, "--explorer", &address]);
+
+    let finished = connect("edge-8/echo");
+    let stderr = refused(&finished, 69);
+    assert!(stderr.starts_with("node_not_found: ") && stderr.contains("edge-7"), "{stderr}");
+
+    let finished = connect("edge-7/eco");
+    let stderr = refused(&finished, 69);
+    assert!(stderr.starts_with("service_not_found: ") && stderr.contains("echo"), "{stderr}");
+
+    let finished = connect("edge-7/broken");
+    let stderr = refused(&finished, 69);
+    assert!(stderr.starts_with("service_unreachable: ") && stderr.contains(&closed), "{stderr}");
+
+    drop(node);
+    let finished =
+        reachback_testkit::eventually(cli_support::SOON, "the explorer knows that edge-7 is gone", || {
+            let finished = connect("edge-7/echo");
+            finished.stderr.starts_with("node_offline: ").then_some(finished)
+        });
+    let stderr = refused(&finished, 69);
+    assert!(stderr.contains("edge-7") && finished.stdout.is_empty(), "{stderr}");
+}

@@ -1,0 +1,293 @@
+//! README.md and docs/setup.md are followed to the letter: every command block is run, every output shown is compared.
+//!
+//! A block's first line says what it is: `sh` is run to its end and must succeed (`fails=78`: must end with that code);
+//! `sh background` is started and stays up until the page ends; `toml file=NAME` is written to a file; `text` after
+//! either is what it printed, where `…` stands for anything and blanks for any number of blanks. `sh by-hand` is not
+//! run, and this test knows the few that are allowed to be. Only ports are changed, to free ones.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
+
+mod cli_support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::TcpListener,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicU16, Ordering},
+};
+
+use cli_support::{SOON, finished};
+use reachback_testkit::{
+    eventually,
+    process::{Process, Stream},
+    tools,
+};
+
+#[test]
+fn the_readme_runs_as_written() {
+    follow("README.md", &["socat", "nc"], 9);
+}
+
+#[test]
+fn setup_runs_as_written() {
+    follow("docs/setup.md", &[], 8);
+}
+
+/// Blocks that a test can't run: they build, test or install this very tree, need a terminal's other side, or open a
+/// port to other machines.
+const BY_HAND: [&str; 6] =
+    ["cargo run", "scripts/test", "cargo build", "export PATH", "ssh -o", "--insecure-plaintext"];
+
+fn follow(page: &str, programs: &[&str], at_least: usize) {
+    let Some(tools) = tools::need(programs) else { return };
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(page)).unwrap();
+    let blocks = blocks(&text);
+    let mut guide = Guide::new(&tools, programs);
+    let mut followed = 0;
+    for (number, block) in blocks.iter().enumerate() {
+        let expected =
+            blocks[number + 1..].first().filter(|next| next.kind == "text").map(|next| next.body.as_str());
+        let place = format!("{page}, line {}", block.line);
+        match block.kind.as_str() {
+            "sh" if block.options.contains(&"by-hand".to_owned()) => {
+                assert!(
+                    BY_HAND.iter().any(|known| block.body.contains(known)),
+                    "{place}: run it, or explain it here"
+                );
+                continue;
+            }
+            "sh" if block.options.contains(&"background".to_owned()) => {
+                guide.start(&place, &block.body, expected)
+            }
+            "sh" => guide.run(&place, &block.body, block.exit(), expected),
+            "toml" => guide.write(block),
+            _ => continue,
+        }
+        followed += 1;
+    }
+    assert!(followed >= at_least, "{page}: only {followed} blocks were followed; has their marking changed?");
+}
+
+/// Follows one page, in a home of its own.
+struct Guide {
+    home: cli_support::Home,
+    path: String,
+    libraries: Option<std::ffi::OsString>,
+    ports: Ports,
+    running: Vec<Process>,
+}
+
+impl Guide {
+    fn new(tools: &tools::Tools, programs: &[&str]) -> Self {
+        let binary = Path::new(env!("CARGO_BIN_EXE_reachback")).parent().unwrap().display().to_string();
+        let mut places = vec![binary];
+        places.extend(programs.iter().map(|name| tools.path(name).parent().unwrap().display().to_string()));
+        places.push("/usr/local/bin:/usr/bin:/bin".to_owned());
+        // Fetched programs need fetched libraries; the kit knows where they are.
+        let probe = programs.first().map(|name| tools.command(name));
+        let libraries = probe.and_then(|command| {
+            let mut variables = command.get_envs();
+            variables.find_map(|(name, value)| (name == "LD_LIBRARY_PATH").then(|| value.map(Into::into))?)
+        });
+        Self {
+            home: cli_support::Home::new(),
+            path: places.join(":"),
+            libraries,
+            ports: Ports::default(),
+            running: Vec::new(),
+        }
+    }
+
+    fn shell(&mut self, script: &str) -> Command {
+        let script = self.ports.replaced(script);
+        let mut command = Command::new("sh");
+        command.args(["-euc", &script]).current_dir(self.home.path(""));
+        command.env_clear().env("PATH", &self.path).env("HOME", self.home.path(""));
+        command.env("RUNTIME_DIRECTORY", self.home.path("run"));
+        if let Some(libraries) = &self.libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        command
+    }
+
+    fn write(&mut self, block: &Block) {
+        let name =
+            block.option("file=").unwrap_or_else(|| panic!("line {}: toml needs file=NAME", block.line));
+        fs::write(self.home.path(&name), self.ports.replaced(&block.body)).unwrap();
+    }
+
+    fn start(&mut self, place: &str, script: &str, expected: Option<&str>) {
+        // `exec`, so that what is killed at the end is the program and not its shell.
+        let process = Process::spawn(place, &mut self.shell(&format!("exec {script}"))).unwrap();
+        match expected {
+            Some(expected) => {
+                let expected = self.ports.replaced(expected);
+                eventually(SOON, place, || {
+                    let said = compare(&process.lines(Stream::Out).join("\n"), &expected);
+                    said.map_err(|missing| format!("{missing}\n{}", process.tail()))
+                });
+            }
+            None => self.wait_for_port(place, script),
+        }
+        self.running.push(process);
+    }
+
+    /// A service that prints nothing is up when its port is.
+    fn wait_for_port(&mut self, place: &str, script: &str) {
+        let replaced = self.ports.replaced(script);
+        let port =
+            numbers(&replaced).find_map(|(_, text)| text.parse::<u16>().ok().filter(|port| *port > 1024));
+        let port = port.unwrap_or_else(|| panic!("{place}: neither an expected text nor a port to wait for"));
+        eventually(SOON, place, || std::net::TcpStream::connect(("127.0.0.1", port)));
+    }
+
+    fn run(&mut self, place: &str, script: &str, exit: i32, expected: Option<&str>) {
+        let mut process = Process::spawn(place, &mut self.shell(script)).unwrap();
+        let finished = finished(&mut process);
+        let output = format!("{}{}", finished.stdout, finished.stderr);
+        assert_eq!(finished.status.code(), Some(exit), "{place}\n{output}");
+        if let Some(expected) = expected {
+            let expected = self.ports.replaced(expected);
+            compare(&output, &expected).unwrap_or_else(|missing| panic!("{place}: {missing}"));
+        }
+    }
+}
+
+/// Every expected line must be among the output's, in order.
+fn compare(output: &str, expected: &str) -> Result<(), String> {
+    let mut lines = output.lines();
+    for wanted in expected.lines().filter(|line| !line.trim().is_empty()) {
+        if !lines.by_ref().any(|line| matches(line, wanted)) {
+            return Err(format!("no line like\n  {wanted}\nin\n{output}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a line is what was shown: `…` stands for anything, and columns may be wider.
+fn matches(line: &str, shown: &str) -> bool {
+    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (line, shown) = (squeezed(line), squeezed(shown));
+    let mut parts = shown.split('…').map(str::trim);
+    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
+    let mut last = None;
+    for part in parts {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+        last = Some(part);
+    }
+    match last {
+        None => rest.is_empty(),
+        Some("") => true,
+        Some(part) => rest.is_empty() || line.ends_with(part),
+    }
+}
+
+/// Ports of the page, and the free ones that stand for them.
+#[derive(Default)]
+struct Ports(BTreeMap<String, u16>);
+
+impl Ports {
+    /// Four digits that begin with 7, 8 or 9 are a port of ours.
+    fn replaced(&mut self, text: &str) -> String {
+        let mut replaced = String::new();
+        let mut end = 0;
+        for (at, number) in numbers(text) {
+            let is_ours = number.len() == 4 && number.starts_with(['7', '8', '9']);
+            replaced.push_str(&text[end..at]);
+            end = at + number.len();
+            if is_ours {
+                replaced.push_str(&self.free(number).to_string());
+            } else {
+                replaced.push_str(number);
+            }
+        }
+        replaced.push_str(&text[end..]);
+        replaced
+    }
+
+    fn free(&mut self, port: &str) -> u16 {
+        if let Some(port) = self.0.get(port) {
+            return *port;
+        }
+        // Below the range that the kernel hands out, so that no port 0 of another test gets it meanwhile; and each
+        // only once, because the pages are followed at the same time.
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let first = u16::try_from(std::process::id() % 10_000).unwrap();
+        let mut candidates =
+            (0..10_000).map(|_| 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000);
+        let free = candidates.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap();
+        self.0.insert(port.to_owned(), free);
+        free
+    }
+}
+
+/// The runs of digits in a text that are not part of a longer word.
+fn numbers(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let begin = at + text[at..].find(|c: char| c.is_ascii_digit())?;
+        let length = text[begin..].find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len() - begin);
+        at = begin + length;
+        Some((begin, &text[begin..at]))
+    })
+}
+
+/// A fenced block of a page.
+struct Block {
+    line: usize,
+    kind: String,
+    options: Vec<String>,
+    body: String,
+}
+
+impl Block {
+    fn option(&self, name: &str) -> Option<String> {
+        self.options.iter().find_map(|option| option.strip_prefix(name)).map(str::to_owned)
+    }
+
+    fn exit(&self) -> i32 {
+        self.option("fails=").map_or(0, |code| code.parse().unwrap())
+    }
+}
+
+fn blocks(text: &str) -> Vec<Block> {
+    let mut blocks: Vec<Block> = Vec::new();
+    let mut open = false;
+    for (number, line) in text.lines().enumerate() {
+        match line.strip_prefix("```") {
+            Some(_) if open => open = false,
+            Some(info) => {
+                let mut words = info.split_whitespace().map(str::to_owned);
+                let kind = words.next().unwrap_or_default();
+                blocks.push(Block { line: number + 1, kind, options: words.collect(), body: String::new() });
+                open = true;
+            }
+            None if open => {
+                let block = blocks.last_mut().unwrap();
+                block.body.push_str(line);
+                block.body.push('\n');
+            }
+            None => {}
+        }
+    }
+    assert!(!open, "a block is not closed");
+    blocks
+}
+
+#[test]
+fn shown_lines_are_compared() {
+    assert!(matches("edge-7  online  2 s  echo", "edge-7 online … echo"));
+    assert!(matches("edge-7 online", "edge-7   online"));
+    assert!(matches("warning: add --x", "… add --x"));
+    assert!(matches("code: text", "code: …"));
+    assert!(!matches("edge-7 offline", "edge-7 online"));
+    assert!(!matches("edge-7 online more", "edge-7 online"));
+    assert!(!matches("edge-7 online 2 s ech", "edge-7 online … echo"));
+    assert!(compare("a\nb\nc", "a\nc").is_ok());
+    assert!(compare("a\nb\nc", "c\na").is_err(), "order counts");
+}
