@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each of the test files uses a part of it")]
 
 use std::{
+    fs,
     io::{self, PipeWriter, Read, Write},
     net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::AsFd,
@@ -70,7 +71,19 @@ impl World {
         let explorer = start_explorer(&lab, &home, &services, heartbeat);
         let node = start_node(&lab, &services);
         let forward = start_forward(&lab, &services);
-        Self { forward, node, explorer, lab, home, heartbeat, services }
+        let world = Self { forward, node, explorer, lab, home, heartbeat, services };
+        world.wait_until_published();
+        world
+    }
+
+    /// Waits until every published port is open. The explorer knows that the node is online a moment after the node
+    /// does; looking at the kernel's list disturbs no service.
+    #[track_caller]
+    pub(crate) fn wait_until_published(&self) {
+        for (service, _) in &self.services {
+            let (_, address) = self.published(service);
+            eventually(SOON, &format!("{address} is published"), || listens(&self.explorer, address));
+        }
     }
 
     /// The explorer again, after the test has ended it.
@@ -205,6 +218,18 @@ fn start_forward(lab: &Lab, services: &[(&str, u16)]) -> Process {
         forward.wait_for_line(&format!("-> {NODE}/{service}"), SOON).expect("forward listens");
     }
     forward
+}
+
+/// Whether something listens on this address in the network namespace of a process.
+fn listens(process: &Process, address: SocketAddr) -> Result<(), String> {
+    const LISTEN: &str = "0A";
+    let sockets =
+        fs::read_to_string(format!("/proc/{}/net/tcp", process.pid())).map_err(|error| error.to_string())?;
+    let port = format!(":{:04X}", address.port());
+    let mut sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let found = sockets
+        .any(|socket| socket.get(1).is_some_and(|local| local.ends_with(&port)) && socket[3] == LISTEN);
+    if found { Ok(()) } else { Err(process.tail()) }
 }
 
 /// Writes everything, ends the direction, and reads to the end of the other one.
