@@ -50,6 +50,8 @@ pub(crate) struct Presence {
 pub(crate) enum Objection {
     /// It gets none.
     Refused(Refusal),
+    /// It gets none, because two living processes keep taking the name from each other.
+    Stays(Refusal),
     /// Ask this session whether it is alive, then claim again with the answer.
     Challenge { incumbent: SessionId, session: Session },
 }
@@ -137,17 +139,19 @@ impl Registry {
         self.inner.lock().nodes.iter().map(|(node, entry)| entry.copy(node)).collect()
     }
 
-    /// Asks for a place. `challenged` is the answer to an earlier [`Objection::Challenge`].
+    /// Asks for a place. `challenged` is the answer to an earlier [`Objection::Challenge`]; if it decided, the
+    /// settlement comes with the place.
     pub(crate) fn claim(
         self: &Arc<Self>,
         newcomer: &Newcomer,
         challenged: Option<(SessionId, bool)>,
-    ) -> Result<Presence, Objection> {
+    ) -> Result<(Presence, Option<Settlement>), Objection> {
         let now = Instant::now();
         let mut inner = self.inner.lock();
-        if let Some(entry) = inner.nodes.get_mut(&newcomer.node) {
-            self.judge(entry, newcomer, challenged, now)?;
-        }
+        let settlement = match inner.nodes.get_mut(&newcomer.node) {
+            Some(entry) => self.judge(entry, newcomer, challenged, now)?,
+            None => None,
+        };
         let entry = inner.nodes.entry(newcomer.node.clone()).or_insert_with(|| Entry::new(now));
         let Some(orders) = entry.add(newcomer.clone()) else {
             let message =
@@ -158,13 +162,8 @@ impl Registry {
         };
         inner.forget_surplus(&newcomer.node);
         drop(inner);
-        Ok(Presence {
-            registry: self.clone(),
-            node: newcomer.node.clone(),
-            session: newcomer.session,
-            orders,
-            end: None,
-        })
+        let (node, session) = (newcomer.node.clone(), newcomer.session);
+        Ok((Presence { registry: self.clone(), node, session, orders, end: None }, settlement))
     }
 
     fn judge(
@@ -173,9 +172,9 @@ impl Registry {
         newcomer: &Newcomer,
         challenged: Option<(SessionId, bool)>,
         now: Instant,
-    ) -> Result<(), Objection> {
+    ) -> Result<Option<Settlement>, Objection> {
         let incumbent = match takeover::decide(&newcomer.generation, &entry.incumbents()) {
-            Verdict::Admit => return Ok(()),
+            Verdict::Admit => return Ok(None),
             Verdict::Refuse(refusal) => return Err(Objection::Refused(refusal)),
             Verdict::Challenge(incumbent) => incumbent,
         };
@@ -183,30 +182,22 @@ impl Registry {
             let session = entry.line_mut(incumbent).and_then(|line| line.standing.session().cloned());
             return match session {
                 Some(session) => Err(Objection::Challenge { incumbent, session }),
-                None => Ok(()),
+                None => Ok(None),
             };
         };
-        let node = &newcomer.node;
-        match takeover::settle(incumbent, answered, entry.recent_changes(now)) {
-            Settlement::Ghost => {
-                count(&self.stats.ghosts_replaced);
-                tracing::info!(%node, session = %incumbent, "the old session no longer answers: another process takes the name");
-                Ok(())
-            }
+        let settlement = takeover::settle(incumbent, answered, entry.recent_changes(now));
+        match &settlement {
+            Settlement::Ghost => count(&self.stats.ghosts_replaced),
             Settlement::Clone => {
                 entry.changes.push_back(now);
                 count(&self.stats.clones_replaced);
-                tracing::warn!(%node, session = %incumbent, peer = %newcomer.peer,
-                    "TWO running processes use this node id: the newest one takes it");
-                Ok(())
             }
             Settlement::Stays(refusal) => {
                 count(&self.stats.clones_refused);
-                tracing::warn!(%node, session = %incumbent, peer = %newcomer.peer,
-                    "TWO running processes keep taking this node id from each other: the newcomer is sent away");
-                Err(Objection::Refused(refusal))
+                return Err(Objection::Stays(refusal.clone()));
             }
         }
+        Ok(Some(settlement))
     }
 
     /// Changes one entry under the lock, restates it and tells the followers.
@@ -360,5 +351,69 @@ impl Drop for Presence {
             entry.ends.push_front(End { session: id, at: Instant::now(), code, message });
             entry.ends.truncate(limits::ENDS_KEPT);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reachback_wire::Generation;
+
+    use super::*;
+
+    fn newcomer(node: &str, session: u64) -> Newcomer {
+        Newcomer {
+            node: node.parse().unwrap(),
+            generation: Generation { instance: Instance([1; 16]), slot: 0, seq: session },
+            session: SessionId(session),
+            peer: "test".to_owned(),
+            agent: "test".to_owned(),
+        }
+    }
+
+    fn registry() -> Arc<Registry> {
+        Arc::new(Registry::new(Arc::default()))
+    }
+
+    fn claim(registry: &Arc<Registry>, node: &str, session: u64) -> Presence {
+        match registry.claim(&newcomer(node, session), None) {
+            Ok((presence, _)) => presence,
+            Err(_) => panic!("{node} gets no place"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guard_takes_out_its_own_session_and_no_other() {
+        let registry = registry();
+        let first = claim(&registry, "edge-7", 1);
+        let second = claim(&registry, "edge-7", 2);
+        let lines = || -> Vec<u64> {
+            let inner = registry.inner.lock();
+            inner.nodes.values().flat_map(|entry| &entry.lines).map(|line| line.who.session.0).collect()
+        };
+        assert_eq!(lines(), [1, 2]);
+        drop(first);
+        assert_eq!(lines(), [2]);
+        drop(second);
+        assert_eq!(lines(), [0; 0]);
+        let ends: Vec<_> = registry.copy()[0].ends.iter().map(|end| (end.session.0, end.code)).collect();
+        assert_eq!(ends, [(2, Code::Internal), (1, Code::Internal)], "a guard that was just dropped says so");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_many_nodes_that_are_gone_are_remembered_and_the_longest_gone_goes_first() {
+        let registry = registry();
+        let still_here = claim(&registry, "stays", 1);
+        for n in 0..=limits::OFFLINE_NODES {
+            drop(claim(&registry, &format!("n-{n}"), 2));
+            tokio::time::advance(std::time::Duration::from_millis(1)).await;
+        }
+        let names = registry.names();
+        assert_eq!(names.len(), limits::OFFLINE_NODES);
+        let has = |name: &str| names.iter().any(|known| known.as_ref() == name);
+        assert!(
+            !has("n-0") && !has("n-1") && has("n-2") && has("stays"),
+            "a session in the making is not gone"
+        );
+        drop(still_here);
     }
 }

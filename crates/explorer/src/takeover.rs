@@ -46,15 +46,32 @@ pub(crate) enum Settlement {
     Stays(Refusal),
 }
 
-/// Finds a place for a newcomer, asking an incumbent whether it is alive where that decides.
+/// Finds a place for a newcomer, asking an incumbent whether it is alive where that decides. What two processes with
+/// one id do to each other is said loudly: only people can end it.
 ///
 /// # Errors
 /// The refusal the newcomer is sent.
 pub(crate) async fn claim(registry: &Arc<Registry>, newcomer: Newcomer) -> Result<Presence, Refusal> {
+    let Newcomer { node, peer, .. } = &newcomer;
     let mut answer = None;
     for _ in 0..limits::TAKEOVER_ROUNDS {
         match registry.claim(&newcomer, answer) {
-            Ok(presence) => return Ok(presence),
+            Ok((presence, settlement)) => {
+                match settlement {
+                    Some(Settlement::Ghost) => {
+                        tracing::info!(%node, %peer, "the old session no longer answers: another process takes its name");
+                    }
+                    Some(Settlement::Clone) => {
+                        tracing::warn!(%node, %peer, "TWO running processes use this node id: the newest one takes it");
+                    }
+                    Some(Settlement::Stays(_)) | None => {}
+                }
+                return Ok(presence);
+            }
+            Err(Objection::Stays(refusal)) => {
+                tracing::warn!(%node, %peer, "TWO running processes keep taking this node id: the newcomer must wait");
+                return Err(refusal);
+            }
             Err(Objection::Refused(refusal)) => return Err(refusal),
             Err(Objection::Challenge { incumbent, session }) => {
                 answer = Some((incumbent, session.answers(limits::GHOST_PING).await));

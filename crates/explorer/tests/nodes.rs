@@ -169,3 +169,19 @@ async fn health_changes_reach_the_view_and_strange_names_do_not() {
     assert!(view.labels.is_empty());
     assert_eq!(view.state, NodeState::Online);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_large_fleet_is_asked_to_come_back_over_a_while() {
+    let hub = Hub::start().await;
+    let mut fleet = Vec::new();
+    for n in 0..60 {
+        fleet.push(hub.online(&format!("edge-{n}"), generation(n, 0, 1)).await);
+    }
+    assert_eq!(hub.client().await.welcome.reconnect_window_ms, 120);
+    for node in fleet.drain(20..) {
+        node.session.close(Code::Cancelled, "done");
+    }
+    hub.until_state("edge-59", NodeState::Offline).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(hub.client().await.welcome.reconnect_window_ms, 0);
+}
