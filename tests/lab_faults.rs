@@ -347,6 +347,64 @@ fn bulk_both_ways_leaves_memory_flat_and_an_echo_answered() {
     }
 }
 
+#[test]
+fn who_does_not_read_holds_up_nobody() {
+    /// Visitors that don't read, and as many whose service doesn't.
+    const STUCK: usize = 8;
+    const SIZE: u64 = 256 << 20;
+    /// The bulk beside them may have 66 MiB unread, as above; each stuck one a first window of 256 KiB at every hop.
+    const BUDGET: u64 = 110 << 20;
+
+    if tools::need_lab(&[]).is_none() {
+        return;
+    }
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let (until_the_end, end) = io::pipe().unwrap();
+    let echo = Service::echo(lab.edge());
+    let bulk = Service::start(lab.edge(), |stream| both_ways(&stream, SIZE));
+    let flood = Service::start(lab.edge(), |mut stream| Pattern::new().write(&mut stream, 1 << 40));
+    let deaf = Service::start(lab.edge(), move |stream| {
+        // Nothing is written to the pipe: this waits until it is closed, with the visitor's bytes unread.
+        (&until_the_end).read_exact(&mut [0]).map(|()| drop(stream))
+    });
+    let services = [("echo", &echo), ("bulk", &bulk), ("flood", &flood), ("deaf", &deaf)];
+    let world = World::start(lab, &services.map(|(name, service)| (name, service.port())), None);
+
+    let unread: Vec<TcpStream> =
+        (0..STUCK).map(|_| opened_to_read(&world, world.published("flood"))).collect();
+    let unheard: Vec<TcpStream> =
+        (0..STUCK).map(|_| world.visit(world.published("deaf").1).unwrap()).collect();
+    let mut beside = opened(&world, world.forwarded("echo"));
+    thread::scope(|scope| {
+        for visitor in &unheard {
+            // Ends with an error when the test shuts the socket down.
+            scope.spawn(move || Pattern::new().write(&mut &*visitor, 1 << 40).unwrap_err());
+        }
+        let most = thread::scope(|scope| {
+            let through = world.visit(world.published("bulk").1).unwrap();
+            let moving = scope.spawn(move || both_ways(&through, SIZE));
+            let mut most = 0;
+            let mut number = 0;
+            while !moving.is_finished() {
+                number += 1;
+                echo_once(&mut beside, number);
+                let resident =
+                    [&world.explorer, &world.node, &world.forward].map(|one| one.resident().unwrap());
+                most = resident.into_iter().fold(most, u64::max);
+            }
+            moving.join().expect("no panic").map(|()| (number, most))
+        });
+        for visitor in unread.iter().chain(&unheard) {
+            visitor.shutdown(Shutdown::Both).unwrap();
+        }
+        let (echoes, most) = most.unwrap();
+        println!("{echoes} echoes beside {STUCK} + {STUCK} stuck visitors; {most} bytes resident at most");
+        assert!(echoes > 0, "the bulk was over before an echo came back");
+        assert!(most < BUDGET, "{most} bytes resident");
+    });
+    drop(end);
+}
+
 /// Sends `size` bytes and gets `size` bytes, at once; the ends are ends.
 fn both_ways(stream: &TcpStream, size: u64) -> io::Result<()> {
     let pattern = Pattern::new();
@@ -364,6 +422,13 @@ fn both_ways(stream: &TcpStream, size: u64) -> io::Result<()> {
 fn opened(world: &World, (way, address): Way) -> TcpStream {
     let mut stream = world.visit(address).expect(way);
     stream.write_all(b"x").expect(way);
+    stream.read_exact(&mut [0]).expect(way);
+    stream
+}
+
+/// A connection whose first byte has come and whose others nobody will read.
+fn opened_to_read(world: &World, (way, address): Way) -> TcpStream {
+    let mut stream = world.visit(address).expect(way);
     stream.read_exact(&mut [0]).expect(way);
     stream
 }
@@ -397,5 +462,4 @@ fn says_why_and_since_when(view: &Value) {
     }
     let since = view["since_unix_ms"].as_u64().or_else(|| view["since_unix_ms"].as_str()?.parse().ok());
     assert!(since.is_some_and(|since| since > 0) && !view["since_s"].is_null(), "not since when: {view}");
-    println!("{}: {}; {}", view["state"], view["reason"], view["last_end"]);
 }
