@@ -37,7 +37,7 @@ fn a_wrong_command_line_ends_with_64_and_help_with_0() {
         (&[][..], "Usage: reachback"),
         (&["nods"], "similar"),
         (&["nodes", "--jsn"], "--json"),
-        (&["connect"], "<TARGET>"),
+        (&["connect"], "<NODE/SERVICE>"),
         (&["connect", "edge-7"], "edge-7"),
         (&["connect", "*/rpc"], "*"),
         (&["connect", "any/rpc"], "any"),

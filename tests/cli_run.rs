@@ -10,6 +10,7 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     os::unix::fs::PermissionsExt,
+    process::Stdio,
 };
 
 use cli_support::{Home, SOON, finished, services};
@@ -255,6 +256,65 @@ fn json_logs_hold_nothing_else() {
     let failed = home.run(&["nodes", "--log", "json"]);
     let record: Value = serde_json::from_str(failed.stderr.lines().last().unwrap()).unwrap();
     assert_eq!((failed.status.code(), &record["exit"]), (Some(69), &69.into()), "{}", failed.stderr);
+}
+
+#[test]
+fn whoever_reads_sees_the_end_of_the_service_while_stdin_is_open() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let greeting = services::serve(|mut stream| {
+        drop(stream.write_all(b"goodbye"));
+        drop(stream.shutdown(Shutdown::Write));
+        // Whatever the visitor says until it has ended too.
+        drop(stream.read_to_end(&mut Vec::new()));
+    });
+    let _node = home.node(&address, "edge-7", &["--service", &format!("greeting={greeting}")]);
+
+    let mut command = home.command(&["connect", "edge-7/greeting", "--explorer", &address]);
+    let mut connect = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut answer = String::new();
+    // As ssh does with its ProxyCommand: stdin stays open until stdout has ended.
+    connect.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "goodbye");
+    assert!(connect.try_wait().unwrap().is_none(), "the other direction is still open");
+    drop(connect.stdin.take());
+    assert_eq!(connect.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let endless = services::serve(|mut stream| while stream.write_all(&[b'y'; 4096]).is_ok() {});
+    let _node = home.node(&address, "edge-7", &["--service", &format!("yes={endless}")]);
+    let mut command = home.command(&["connect", "edge-7/yes", "--explorer", &address]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut connect = command.spawn().unwrap();
+    let stdin = connect.stdin.take();
+    let mut some = [0; 4096];
+    connect.stdout.take().unwrap().read_exact(&mut some).unwrap();
+    let finished = connect.wait_with_output().unwrap();
+    drop(stdin);
+    assert_eq!(finished.status.code(), Some(0), "{}", String::from_utf8_lossy(&finished.stderr));
+    assert!(finished.stderr.is_empty(), "{}", String::from_utf8_lossy(&finished.stderr));
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let home = Home::new();
+    let (mut explorer, address) = home.explorer(&[]);
+    let service = format!("echo={}", services::echo());
+    let mut node = home.node(&address, "edge-7", &["--service", &service]);
+    // A node that does not answer the goodbye keeps the orderly end waiting. Both signals wait for the process to go
+    // on, so it finds them together.
+    node.signal(Signal::Stop).unwrap();
+    explorer.signal(Signal::Stop).unwrap();
+    explorer.signal(Signal::Interrupt).unwrap();
+    explorer.signal(Signal::Terminate).unwrap();
+    explorer.signal(Signal::Continue).unwrap();
+    let finished = finished(&mut explorer);
+    assert!(matches!(finished.status.code(), Some(130 | 143)), "{:?} {}", finished.status, finished.stderr);
+    assert!(finished.stderr.contains("ended at once by a second signal"), "{}", finished.stderr);
 }
 
 /// The port at the end of the address in a line such as `listening  127.0.0.1:4711`.

@@ -135,3 +135,39 @@ async fn what_was_under_way_when_the_session_ends_is_lost() {
     assert!(matches!(a.send(RecordKind::Data, b"x").await, Err(StreamEnd::Lost(_))));
     drop(b);
 }
+
+#[tokio::test]
+async fn last_words_are_sent_by_whoever_reads_next() {
+    let (dialer, mut acceptor) = pair();
+    let (a, mut b) = open(&dialer.session, &mut acceptor.incoming).await;
+    let mut io = a.into_io();
+    // More than the window takes: the last record stays half sent.
+    let words = vec![7; 300_000];
+    let write = async {
+        let mut left = &words[..];
+        while !left.is_empty() {
+            let n = io.write(left).await.unwrap();
+            left = &left[n..];
+            if words.len() - left.len() >= 262_144 {
+                break;
+            }
+        }
+        let sent = words.len() - left.len();
+        let mut answer = [0; 2];
+        io.read_exact(&mut answer).await.unwrap();
+        (sent, answer)
+    };
+    let read = async {
+        let mut received = 0;
+        while received < 262_144 {
+            match b.next().await.unwrap() {
+                Record::Data(bytes) => received += bytes.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+        b.send(RecordKind::Data, b"ok").await.unwrap();
+    };
+    let ((sent, answer), ()) = tokio::join!(write, read);
+    assert!(sent >= 262_144);
+    assert_eq!(&answer, b"ok");
+}

@@ -3,7 +3,8 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll, Waker, ready},
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker, ready},
 };
 
 use bytes::{Buf, Bytes};
@@ -49,11 +50,14 @@ impl AsyncRead for StreamIo {
         let this = self.get_mut();
         // Whoever writes and then reads, without a flush, means its last words to be sent. An error shows itself to
         // the reading.
-        if this.unsent.is_some()
-            && this.poll_unsent(cx).is_ready()
-            && let Some(writer) = this.writer.take()
-        {
-            writer.wake();
+        if this.unsent.is_some() {
+            let both =
+                Waker::from(Arc::new(Both { reader: cx.waker().clone(), writer: this.writer.clone() }));
+            if this.poll_unsent(&mut Context::from_waker(&both)).is_ready()
+                && let Some(writer) = this.writer.take()
+            {
+                writer.wake();
+            }
         }
         while this.unread.is_empty() {
             match ready!(this.substream.poll_next(cx)) {
@@ -107,6 +111,21 @@ impl AsyncWrite for StreamIo {
         let this = self.get_mut();
         ready!(this.poll_unsent(cx))?;
         this.substream.poll_finish(cx, None).map_err(into_io_error)
+    }
+}
+
+/// The mux keeps one waker for writing; a reader that takes it over may be gone when it is called.
+struct Both {
+    reader: Waker,
+    writer: Option<Waker>,
+}
+
+impl Wake for Both {
+    fn wake(self: Arc<Self>) {
+        self.reader.wake_by_ref();
+        if let Some(writer) = &self.writer {
+            writer.wake_by_ref();
+        }
     }
 }
 

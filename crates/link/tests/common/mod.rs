@@ -182,17 +182,21 @@ pub async fn read_all(substream: &mut Substream) -> (Vec<u8>, Result<(), StreamE
 
 /// One message there and back, answered by the other end of the same substream.
 pub async fn echo(near: &mut Substream, far: &mut Substream, message: &[u8]) {
-    for (from, to) in [(&mut *near, &mut *far), (far, near)] {
-        soon("sending", from.send(RecordKind::Data, message)).await.unwrap();
-        let mut got = Vec::new();
-        while got.len() < message.len() {
-            match soon("receiving", to.next()).await.unwrap() {
-                Record::Data(bytes) => got.extend_from_slice(&bytes),
-                other => panic!("{other:?} among data"),
-            }
+    pass(near, far, message).await;
+    pass(far, near, message).await;
+}
+
+/// One message from here to there.
+pub async fn pass(from: &mut Substream, to: &mut Substream, message: &[u8]) {
+    soon("sending", from.send(RecordKind::Data, message)).await.unwrap();
+    let mut got = Vec::new();
+    while got.len() < message.len() {
+        match soon("receiving", to.next()).await.unwrap() {
+            Record::Data(bytes) => got.extend_from_slice(&bytes),
+            other => panic!("{other:?} among data"),
         }
-        assert_eq!(got, message);
     }
+    assert_eq!(got, message);
 }
 
 /// Bytes that show if any is missing, doubled or out of place.

@@ -1,7 +1,7 @@
 //! A peer that writes the mux's frames by hand, so that it can write wrong ones. It keeps no state: what it sends is
 //! what the test says.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use reachback_link::{Inbound, Side, Substream, Transport};
 use reachback_wire::{Frame, FrameDecoder, FrameType, Open, Opened, Stage, frame};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -44,13 +44,14 @@ pub struct RawPeer {
     pub io: Transport,
     pub side: Side,
     next: u32,
+    read: BytesMut,
 }
 
 impl RawPeer {
     /// A peer that has not said anything yet.
     pub fn new(io: Transport, side: Side) -> Self {
         let next = if side == Side::Dialer { 1 } else { 2 };
-        Self { io, side, next }
+        Self { io, side, next, read: BytesMut::new() }
     }
 
     /// A peer of this side with a session of ours across a pipe in memory, control standing.
@@ -109,15 +110,28 @@ impl RawPeer {
         .await
     }
 
-    /// The next frame; `None` at the end of the connection.
+    /// The next frame; `None` at the end of the connection. Cancel-safe.
     pub async fn recv(&mut self) -> Option<MuxFrame> {
-        let mut head = [0; 12];
-        self.io.read_exact(&mut head).await.ok()?;
-        let [version, kind, f0, f1, s0, s1, s2, s3, v0, v1, v2, v3] = head;
+        loop {
+            if let Some(frame) = self.parse() {
+                return Some(frame);
+            }
+            if self.io.read_buf(&mut self.read).await.ok()? == 0 {
+                return None;
+            }
+        }
+    }
+
+    fn parse(&mut self) -> Option<MuxFrame> {
+        let [version, kind, f0, f1, s0, s1, s2, s3, v0, v1, v2, v3] = *self.read.first_chunk()?;
         assert_eq!(version, 0);
         let value = u32::from_be_bytes([v0, v1, v2, v3]);
-        let mut body = vec![0; if kind == DATA { value as usize } else { 0 }];
-        self.io.read_exact(&mut body).await.ok()?;
+        let len = if kind == DATA { value as usize } else { 0 };
+        if self.read.len() < 12 + len {
+            return None;
+        }
+        self.read.advance(12);
+        let body = self.read.split_to(len).to_vec();
         let (flags, stream) = (u16::from_be_bytes([f0, f1]), u32::from_be_bytes([s0, s1, s2, s3]));
         Some(MuxFrame { kind, flags, stream, value, body })
     }
