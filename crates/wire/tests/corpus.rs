@@ -1,0 +1,46 @@
+//! The seeds of the fuzz targets keep the promises that the targets assert, on every run of the tests.
+//!
+//! A seed's name begins with what becomes of it (`fine`, `incomplete`, or the code of the refusal), and is held to that:
+//! a seed that no longer gets where it was made for would protect nothing.
+
+#[allow(unreachable_pub, reason = "the fuzz targets see it as a crate")]
+#[path = "../../../fuzz/src/lib.rs"]
+mod checks;
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use checks::Verdict;
+
+#[test]
+fn frames() {
+    replay("frame", checks::frame::check, 30);
+}
+
+#[test]
+fn records() {
+    replay("record", checks::record::check, 20);
+}
+
+#[test]
+fn handshakes() {
+    replay("hello", checks::hello::check, 40);
+}
+
+fn replay(target: &str, check: fn(&[u8]) -> Verdict, at_least: usize) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
+    let mut verdicts = BTreeSet::new();
+    let mut seeds = 0;
+    for entry in fs::read_dir(&folder).expect("the seeds are committed") {
+        let path = entry.expect("a readable folder").path();
+        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
+        let verdict = check(&fs::read(&path).expect("a readable seed")).to_string();
+        let expected = name.split_once('-').map(|(verdict, _)| verdict);
+        assert_eq!(Some(verdict.as_str()), expected, "{target}/{name}");
+        verdicts.insert(verdict);
+        seeds += 1;
+    }
+    assert!(seeds >= at_least, "only {seeds} seeds in {}", folder.display());
+    for wanted in ["fine", "incomplete", "bad_frame", "too_large"] {
+        assert!(verdicts.contains(wanted), "no seed of {target} is {wanted}");
+    }
+}
