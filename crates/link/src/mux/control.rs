@@ -46,7 +46,7 @@ pub(super) struct Control {
 enum Phase {
     /// Acceptor: the peer's `Open` is awaited.
     OpenExpected,
-    /// Dialer: the answer to our `Open` is awaited; we may open already.
+    /// Dialer: the answer to our `Open` is awaited. The peer takes opens from the moment it sends that.
     AnswerExpected,
     Stands,
 }
@@ -67,16 +67,10 @@ impl Control {
         (PollSender::new(sender), ControlInbox(receiver))
     }
 
-    pub(super) fn new(
-        side: Side,
-        mut raw: Raw,
-        inbox: PollSender<Box<ControlMessage>>,
-        shared: &Shared,
-    ) -> Self {
+    pub(super) fn new(side: Side, mut raw: Raw, inbox: PollSender<Box<ControlMessage>>) -> Self {
         raw.uncounted();
         let (phase, stage, out) = match side {
             Side::Dialer => {
-                shared.stands.send_replace(true);
                 (Phase::AnswerExpected, Stage::OpenReply, frame::encode(FrameType::Open, &Open::control()))
             }
             Side::Acceptor => (Phase::OpenExpected, Stage::OpenExpected, Vec::new()),

@@ -207,7 +207,7 @@ impl Driver {
     /// Control begins on this stream. False if it has begun already.
     fn take_control(&mut self, raw: Raw) -> bool {
         let Some(inbox) = self.inbox.take() else { return false };
-        let mut control = Control::new(self.side, raw, inbox, &self.shared);
+        let mut control = Control::new(self.side, raw, inbox);
         if let Some((end, _)) = &self.closing {
             control.send(&ControlMessage::Bye(Bye { reason: end.message.clone() }));
         }

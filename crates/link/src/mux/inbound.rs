@@ -10,8 +10,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{Bytes, BytesMut};
-use reachback_wire::{Accepted, Code, FrameDecoder, FrameType, Open, Opened, Refusal, Stage, frame, limits};
+use bytes::BytesMut;
+use reachback_wire::{
+    Accepted, Code, FrameDecoder, FrameError, FrameType, Open, OpenKind, Opened, Refusal, Stage, frame,
+    limits,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout_at},
@@ -32,6 +35,18 @@ pub struct Inbound {
     raw: Box<Raw>,
     frames: FrameDecoder,
     answered: bool,
+}
+
+/// Why there is no `Open` to serve.
+enum NoOpen {
+    Gone(StreamEnd),
+    Malformed(Refusal),
+}
+
+impl From<FrameError> for NoOpen {
+    fn from(error: FrameError) -> Self {
+        Self::Malformed(Refusal::new(error.code(), error.to_string()))
+    }
 }
 
 impl Incoming {
@@ -55,11 +70,14 @@ impl Inbound {
             self.answer_with(FrameType::Refused, &refusal).await;
             return Err(InboundError::Timeout);
         };
-        if let Err(InboundError::Protocol(what)) = &outcome {
-            let refusal = Refusal::new(Code::BadFrame, what.clone());
-            self.answer_with(FrameType::Refused, &refusal).await;
+        match outcome {
+            Ok(open) => Ok(open),
+            Err(NoOpen::Gone(end)) => Err(InboundError::Gone(end)),
+            Err(NoOpen::Malformed(refusal)) => {
+                self.answer_with(FrameType::Refused, &refusal).await;
+                Err(InboundError::Protocol(refusal.message))
+            }
         }
-        outcome
     }
 
     /// Does the work that the open asks for and answers: `Opened` if it succeeds, `Refused` if not, `Accepted` in
@@ -129,18 +147,22 @@ impl Inbound {
         self.answer_with(FrameType::Refused, &refusal).await;
     }
 
-    async fn read_open(&mut self) -> Result<Open, InboundError> {
-        loop {
-            match self.frames.next() {
-                Ok(Some(frame)) => {
-                    return frame.parse().map_err(|error| InboundError::Protocol(error.to_string()));
+    async fn read_open(&mut self) -> Result<Open, NoOpen> {
+        let frame = loop {
+            match self.frames.next().map_err(NoOpen::from)? {
+                Some(frame) => break frame,
+                None => {
+                    let bytes = poll_fn(|cx| self.raw.poll_read(cx)).await.map_err(NoOpen::Gone)?;
+                    self.frames.push(bytes);
                 }
-                Ok(None) => {}
-                Err(error) => return Err(InboundError::Protocol(error.to_string())),
             }
-            let bytes: Bytes = poll_fn(|cx| self.raw.poll_read(cx)).await.map_err(InboundError::Gone)?;
-            self.frames.push(bytes);
+        };
+        let open: Open = frame.parse().map_err(NoOpen::from)?;
+        if open.kind == OpenKind::Control {
+            let message = "control is the dialer's first substream, the only one of its kind";
+            return Err(NoOpen::Malformed(Refusal::new(Code::BadFrame, message)));
         }
+        Ok(open)
     }
 
     /// Keeps what comes before the answer. Ready only when that can't go on.

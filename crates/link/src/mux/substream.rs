@@ -191,7 +191,7 @@ impl Substream {
         loop {
             match self.records.next() {
                 Ok(Some(Record::Reset { code, text })) => {
-                    let code = Code::from_number(code).unwrap_or(Code::Reset);
+                    let code = Code::from_number(code).unwrap_or(Code::Internal);
                     let text = text::sanitize(&text, limits::END_TEXT_MAX);
                     return Poll::Ready(Err(StreamEnd::Reset { code, text }));
                 }
