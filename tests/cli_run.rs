@@ -10,7 +10,9 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     os::unix::fs::PermissionsExt,
-    process::Stdio,
+    process::{Child, Stdio},
+    sync::mpsc,
+    thread,
 };
 
 use cli_support::{Home, SOON, finished, services};
@@ -271,14 +273,17 @@ fn whoever_reads_sees_the_end_of_the_service_while_stdin_is_open() {
     let _node = home.node(&address, "edge-7", &["--service", &format!("greeting={greeting}")]);
 
     let mut command = home.command(&["connect", "edge-7/greeting", "--explorer", &address]);
-    let mut connect = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let mut answer = String::new();
+    let mut connect = Running(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
     // As ssh does with its ProxyCommand: stdin stays open until stdout has ended.
-    connect.stdout.take().unwrap().read_to_string(&mut answer).unwrap();
-    assert_eq!(answer, "goodbye");
-    assert!(connect.try_wait().unwrap().is_none(), "the other direction is still open");
-    drop(connect.stdin.take());
-    assert_eq!(connect.wait().unwrap().code(), Some(0));
+    let mut stdout = connect.0.stdout.take().unwrap();
+    let answer = in_time(move || {
+        let mut answer = String::new();
+        stdout.read_to_string(&mut answer).map(|_| answer)
+    });
+    assert_eq!(answer.unwrap(), "goodbye");
+    assert!(connect.0.try_wait().unwrap().is_none(), "the other direction is still open");
+    drop(connect.0.stdin.take());
+    assert_eq!(connect.ended(), Some(0));
 }
 
 #[test]
@@ -289,14 +294,14 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let _node = home.node(&address, "edge-7", &["--service", &format!("yes={endless}")]);
     let mut command = home.command(&["connect", "edge-7/yes", "--explorer", &address]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut connect = command.spawn().unwrap();
-    let stdin = connect.stdin.take();
-    let mut some = [0; 4096];
-    connect.stdout.take().unwrap().read_exact(&mut some).unwrap();
-    let finished = connect.wait_with_output().unwrap();
-    drop(stdin);
-    assert_eq!(finished.status.code(), Some(0), "{}", String::from_utf8_lossy(&finished.stderr));
-    assert!(finished.stderr.is_empty(), "{}", String::from_utf8_lossy(&finished.stderr));
+    let mut connect = Running(command.spawn().unwrap());
+    let mut stdout = connect.0.stdout.take().unwrap();
+    // Reads a little and goes away, as `head` does; stdin stays open.
+    in_time(move || stdout.read_exact(&mut [0; 4096])).unwrap();
+    let exit = connect.ended();
+    let mut stderr = String::new();
+    connect.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((exit, stderr.as_str()), (Some(0), ""));
 }
 
 #[test]
@@ -315,6 +320,30 @@ fn a_second_signal_ends_at_once() {
     let finished = finished(&mut explorer);
     assert!(matches!(finished.status.code(), Some(130 | 143)), "{:?} {}", finished.status, finished.stderr);
     assert!(finished.stderr.contains("ended at once by a second signal"), "{}", finished.stderr);
+}
+
+/// A child whose output the test reads itself; gone when the test is over.
+struct Running(Child);
+
+impl Running {
+    fn ended(&mut self) -> Option<i32> {
+        eventually(SOON, "its end", || self.0.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// Runs what could block for ever on a thread of its own.
+fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, result) = mpsc::channel();
+    thread::spawn(move || sender.send(work()));
+    result.recv_timeout(SOON).expect("in time")
 }
 
 /// The port at the end of the address in a line such as `listening  127.0.0.1:4711`.

@@ -20,34 +20,38 @@ const OTHER_VARIABLES: [&str; 3] = ["REACHBACK_PUBLISH", "REACHBACK_SERVICE", "R
 
 const EXAMPLES: &str = "\
 Five commands to know:
-  reachback demo                                       see it work, on this machine alone
-  reachback explorer --listen 127.0.0.1:9002           the hub that everyone can reach
-  reachback node --explorer hub:9002 --service ssh=22  the agent beside services nobody can reach
-  reachback nodes                                      who is online, and why not
-  reachback connect edge-7/ssh                         a stream to a service, on stdin and stdout
+  reachback demo                                see it work, on this machine alone
+  reachback explorer --listen 127.0.0.1:9002    the hub that everyone can reach
+  reachback node --explorer hub --service ssh=22
+                                                the agent beside the services
+  reachback nodes                               who is online, and who is not and why
+  reachback connect edge-7/ssh                  a stream on stdin and stdout
 
-Exit codes: 0 fine, 1 failed or the service answered with an error, 64 usage, 69 explorer, node or
-service unreachable, 75 try again, 77 denied, 78 configuration refused, 124 timeout.";
+Exit codes: 0 fine, 1 failed or the service answered with an error, 64 usage,
+69 explorer, node or service unreachable, 75 try again, 77 denied,
+78 configuration refused, 124 timeout, 130 and 143 ended by a second signal.";
 
 const EXPLORER_HELP: &str = "\
 Examples:
-  reachback explorer                                        local Unix socket only
-  reachback explorer --listen 127.0.0.1:9002                and a port for this machine
+  reachback explorer                            local Unix socket only
+  reachback explorer --listen 127.0.0.1:9002    and a port for this machine
   reachback explorer --listen 127.0.0.1:9002 --publish 5432=edge-7/db
-                                                            connections to 127.0.0.1:5432 reach edge-7's db
+                                                127.0.0.1:5432 leads to edge-7's db
 
-This version has no TLS and no authentication: whoever can connect can register nodes and reach
-services. A listener that other machines can reach is therefore refused without --insecure-plaintext.";
+This version has no TLS and no authentication: whoever can connect can register
+nodes and reach services. A listener that other machines can reach is therefore
+refused without --insecure-plaintext.";
 
 const NODE_HELP: &str = "\
 A service is NAME=ADDRESS[,key=value]:
   ssh=22                                 a port on 127.0.0.1
   db=tcp://10.0.0.5:5432                 a host and port this machine can reach
-  rpc=/run/hero/rpc.sock,framing=http    a Unix socket; framing (http, lines, raw) says what it speaks
+  rpc=/run/hero/rpc.sock,framing=http    a Unix socket, and what it speaks:
+                                         http, lines or raw
 
 Examples:
   reachback node --explorer hub:9002 --service ssh=22
-  reachback node --explorer hub-1:9002,hub-2:9002 --id edge-7 --label region=eu --service web=8080";
+  reachback node --explorer hub-1,hub-2 --id edge-7 --label region=eu --service web=8080";
 
 const CONNECT_HELP: &str = "\
 Examples:
@@ -59,10 +63,11 @@ The end of stdin is passed on as a half-close; the command ends when the service
 const FORWARD_HELP: &str = "\
 Examples:
   reachback forward 5432=edge-7/db            127.0.0.1:5432 here is edge-7's db
-  reachback forward 0.0.0.0:8080=edge-7/web   the same for everyone who can reach this machine
+  reachback forward 0.0.0.0:8080=edge-7/web   for all who can reach this machine
   reachback forward edge-7/db edge-7/web      free ports, printed at the start
 
-A visitor whose connection can't be carried on (the node is offline, the service is down) gets a reset.";
+A visitor whose connection can't be carried on (the node is offline, the service
+is down) gets a reset.";
 
 /// Reach services behind NAT through the line their node dialled out.
 ///
@@ -86,6 +91,7 @@ pub(crate) struct Arguments {
 
 /// How much is said, and in which form.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
 pub(crate) struct LogArguments {
     /// Log more: -v for each stream, -vv for each frame. RUST_LOG says it in detail.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -93,13 +99,15 @@ pub(crate) struct LogArguments {
     /// Log errors only, and print no status lines.
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(crate) quiet: bool,
-    /// The form of log lines on stderr; with json, status lines become log lines too.
+    /// Log lines on stderr as text or json; with json, status lines become log lines too.
     #[arg(
         long,
         value_enum,
         default_value = "text",
         global = true,
         env = "REACHBACK_LOG",
+        hide_env_values = true,
+        hide_possible_values = true,
         value_name = "FORM"
     )]
     pub(crate) log: LogFormat,
@@ -216,7 +224,8 @@ pub(crate) struct NodesArguments {
 pub(crate) struct ConnectArguments {
     #[command(flatten)]
     pub(crate) client: ClientArguments,
-    /// The service: NODE/SERVICE, or @explorer/api.
+    /// The service: NODE/SERVICE, for example edge-7/ssh.
+    #[arg(value_name = "NODE/SERVICE")]
     pub(crate) target: Target,
 }
 
@@ -262,13 +271,11 @@ fn collect_variables(command: &clap::Command, into: &mut Vec<String>) {
 
 /// clap takes a variable that is set but empty for a value; here it counts as absent.
 fn without_empty_variables(command: clap::Command, environment: &Environment) -> clap::Command {
-    let command = command.mut_args(|argument| {
-        let empty = argument
-            .get_env()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| environment.get(name).is_none());
-        if empty { argument.env(None::<&str>) } else { argument }
-    });
+    let is_blank = |argument: &clap::Arg| {
+        argument.get_env().and_then(|name| name.to_str()).is_some_and(|name| environment.is_blank(name))
+    };
+    let command =
+        command.mut_args(|argument| if is_blank(&argument) { argument.env(None::<&str>) } else { argument });
     let names: Vec<String> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
     names.into_iter().fold(command, |command, name| {
         command.mut_subcommand(name, |subcommand| without_empty_variables(subcommand, environment))

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr};
 
 use crate::{exit::Failure, nearest::nearest};
 
-/// The variables of this process that are text and not empty.
+/// The variables of this process that are text.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Environment(BTreeMap<String, String>);
 
@@ -22,7 +22,12 @@ impl Environment {
 
     /// The value of `name`, if it is set and not empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.get(name).map(String::as_str).filter(|value| !value.trim().is_empty())
+    }
+
+    /// Whether `name` is set, to nothing.
+    pub(crate) fn is_blank(&self, name: &str) -> bool {
+        self.0.get(name).is_some_and(|value| value.trim().is_empty())
     }
 
     /// The value of `name` as a path.
@@ -66,7 +71,7 @@ impl Environment {
 
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().filter(|(_, value)| !value.trim().is_empty()).collect())
+        Self(variables.into_iter().collect())
     }
 }
 
@@ -84,6 +89,7 @@ mod tests {
         assert_eq!(environment.get("A"), None);
         assert_eq!(environment.get("B"), None);
         assert_eq!(environment.get("C"), Some("x"));
+        assert!(environment.is_blank("A") && !environment.is_blank("C") && !environment.is_blank("D"));
         assert_eq!(environment.parse::<u16>("A").unwrap(), None);
     }
 

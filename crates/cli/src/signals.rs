@@ -1,13 +1,13 @@
 //! SIGINT and SIGTERM: the first asks for an orderly end, the second gets an immediate one.
 
-use std::{future::Future, io, time::Duration};
+use std::{future::Future, io};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::exit::{Exit, Failure};
-
-/// How long an orderly end may take. Less than the 10 s after which container runtimes kill.
-const ORDERLY_END: Duration = Duration::from_secs(8);
+use crate::{
+    exit::{Exit, Failure},
+    limits::ORDERLY_END,
+};
 
 /// Both signals, caught from the moment this exists.
 pub(crate) struct Signals {

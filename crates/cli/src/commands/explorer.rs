@@ -10,6 +10,7 @@ use crate::{
     config,
     environment::Environment,
     exit::{Exit, Failure},
+    open_files,
     output::Output,
     paths,
     signals::Signals,
@@ -23,6 +24,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let config = config::explorer::resolve(arguments, environment, paths::is_root())?;
+    open_files::raise();
     let exposed = config.listen.iter().any(|address| !address.is_loopback());
     let head = head(&config, exposed);
     let explorer = Explorer::start(config, Arc::new(RealNet)).await.map_err(not_started)?;

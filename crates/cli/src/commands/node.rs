@@ -12,6 +12,7 @@ use crate::{
     config,
     environment::Environment,
     exit::{Exit, Failure},
+    open_files,
     output::Output,
     paths,
     signals::Signals,
@@ -25,6 +26,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let config = config::node::resolve(arguments, environment, paths::is_root())?;
+    open_files::raise();
     let words = Words::of(&config);
     if config.services().is_empty() {
         output.warning("this node offers no service, so nothing can reach it; add one: --service ssh=22");

@@ -11,12 +11,10 @@ use crate::{
     commands::{client, line::short},
     environment::Environment,
     exit::{Exit, Failure},
+    limits,
     output::Output,
     table::Table,
 };
-
-/// How long the explorer may take; it answers from memory.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Asks and prints.
 pub(crate) async fn run(
@@ -118,7 +116,7 @@ fn notes(node: &NodeView) -> Vec<String> {
 
 async fn answer(client: &Client) -> Result<Value, Failure> {
     let target = "@explorer/api".parse().map_err(Failure::usage)?;
-    client.call(target, "explorer.nodes", &Value::Null, PATIENCE).await.map_err(client::not_called)
+    client.call(target, "explorer.nodes", &Value::Null, limits::ANSWER).await.map_err(client::not_called)
 }
 
 fn view(answer: Value) -> Result<NodesView, Failure> {

@@ -1,20 +1,18 @@
 //! How the demo tells its story: numbered steps, a check mark for each thing that was seen to happen.
 
-use std::{fmt::Display, future::Future, time::Duration};
+use std::{fmt::Display, future::Future};
 
 use tokio::time::Instant;
 
 use crate::{
     exit::{Exit, Failure},
+    limits::{DEMO_LOOK, DEMO_STEP},
     output::Output,
     table::{WIDTH, wrap},
 };
 
 /// Columns left of what is told within a step.
 const MARGIN: usize = 5;
-
-/// How long a step may take before the demo says that it failed. Generous: machines that build are slow.
-const STEP: Duration = Duration::from_secs(30);
 
 /// Prints the story.
 pub(super) struct Stage {
@@ -54,9 +52,9 @@ impl Stage {
 
     /// Waits for something to happen, within the time of a step.
     pub(super) async fn within<T>(&self, what: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
-        tokio::time::timeout(STEP, work)
+        tokio::time::timeout(DEMO_STEP, work)
             .await
-            .map_err(|_| self.failed(format_args!("{what}: not within {} s", STEP.as_secs())))
+            .map_err(|_| self.failed(format_args!("{what}: not within {} s", DEMO_STEP.as_secs())))
     }
 
     /// Looks again and again until `look` finds what it looks for; else fails with what it saw last.
@@ -64,18 +62,18 @@ impl Stage {
     where
         F: Future<Output = Result<T, String>>,
     {
-        let deadline = Instant::now() + STEP;
+        let deadline = Instant::now() + DEMO_STEP;
         loop {
             match look().await {
                 Ok(found) => return Ok(found),
                 Err(seen) if Instant::now() >= deadline => {
-                    return Err(self
-                        .failed(format_args!("{what}: not within {} s; last seen: {seen}", STEP.as_secs())));
+                    return Err(self.failed(format_args!(
+                        "{what}: not within {} s; last seen: {seen}",
+                        DEMO_STEP.as_secs()
+                    )));
                 }
-                Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+                Err(_) => tokio::time::sleep(DEMO_LOOK).await,
             }
         }
     }
 }
-
-const LOOK_AGAIN: Duration = Duration::from_millis(20);

@@ -15,12 +15,10 @@ use tokio::{
 use crate::{
     commands::{client, line::short, nodes},
     exit::{Exit, Failure},
+    limits::DEMO_PAYLOAD,
 };
 
 use super::{stage::Stage, world::Scene};
-
-/// What is sent through the tunnel: enough to fill windows and buffers, quick enough to wait for.
-const PAYLOAD: usize = 1 << 20;
 
 const NODES: [&str; 3] = ["attic", "barn", "cellar"];
 
@@ -174,7 +172,7 @@ async fn echoed(port: SocketAddr) -> io::Result<()> {
 async fn round_trip(client: &Client) -> Result<(), String> {
     let target: Target = "attic/echo".parse().map_err(|error| format!("{error}"))?;
     let stream = client.open(target).await.map_err(|error| error.to_string())?.into_io();
-    let sent: Vec<u8> = (0..PAYLOAD).map(|index| (index % 251) as u8).collect();
+    let sent: Vec<u8> = (0..DEMO_PAYLOAD).map(|index| (index % 251) as u8).collect();
     let mut came_back = Vec::with_capacity(sent.len());
     let (mut read, mut write) = tokio::io::split(stream);
     let sending = async {

@@ -1,6 +1,6 @@
 //! What the demo is made of: an explorer, three nodes, their services, and a cable that can be cut.
 
-use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use reachback_explorer::{Explorer, ExplorerConfig, Publication, SocketConfig};
 use reachback_link::{Address, RealNet};
@@ -9,15 +9,15 @@ use reachback_wire::NodeId;
 use tempfile::TempDir;
 use tokio::{io::AsyncWriteExt, sync::watch};
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    limits::DEMO_HEARTBEAT,
+};
 
 use super::{
     cutter::Cutter,
     services::{NobodyListens, Services},
 };
-
-/// Fast, so that nobody waits for round trips to be measured.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// Everything that runs.
 pub(super) struct World {
@@ -59,7 +59,7 @@ impl World {
         let mut config = ExplorerConfig::new(id("hub")?);
         config.listen.push(parsed("127.0.0.1:0")?);
         config.socket = Some(SocketConfig::new(&socket));
-        config.heartbeat = HEARTBEAT;
+        config.heartbeat = DEMO_HEARTBEAT;
         config.publish.push(Publication { listen: parsed("127.0.0.1:0")?, target: parsed("cellar/echo")? });
         let explorer = Explorer::start(config, Arc::new(RealNet)).await.map_err(failed)?;
         let (tunnel, published) = addresses(&explorer)?;

@@ -1,0 +1,23 @@
+//! The bounds that only the command line has, each with its reason; what both ends of a session share is in
+//! [`reachback_wire::limits`].
+
+use std::time::Duration;
+
+/// How long an orderly end may take: longer than the libraries give their goodbyes, less than the 10 s after which
+/// container runtimes kill.
+pub(crate) const ORDERLY_END: Duration = Duration::from_secs(8);
+
+/// How long an explorer may take to answer a question that it answers from memory.
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
+
+/// How long a step of the demo may take before the demo says that it failed: machines that build are slow.
+pub(crate) const DEMO_STEP: Duration = Duration::from_secs(30);
+
+/// Pause between two looks at what a step of the demo waits for: short beside what people notice.
+pub(crate) const DEMO_LOOK: Duration = Duration::from_millis(20);
+
+/// The demo's heartbeat: fast, so that nobody waits for round trips to be measured.
+pub(crate) const DEMO_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// What the demo sends through the tunnel, in bytes: enough to fill windows and buffers, quick enough to wait for.
+pub(crate) const DEMO_PAYLOAD: usize = 1 << 20;
