@@ -341,7 +341,7 @@ pub enum FrameError {
         expected: &'static str,
     },
     /// A known type at the wrong time.
-    #[error("a {kind:?} frame came where {expected} is expected")]
+    #[error("the peer sent {kind:?} where {expected} is expected")]
     Unexpected {
         /// What came.
         kind: FrameType,
@@ -359,7 +359,7 @@ pub enum FrameError {
         limit: usize,
     },
     /// The payload is no UTF-8.
-    #[error("the payload of a {kind:?} frame is not UTF-8 (byte {at})")]
+    #[error("the payload of the {kind:?} frame is not UTF-8 (byte {at})")]
     Utf8 {
         /// What it was sent as.
         kind: FrameType,
@@ -367,7 +367,7 @@ pub enum FrameError {
         at: usize,
     },
     /// The payload is not the JSON that belongs to its type.
-    #[error("the payload of a {kind:?} frame can't be read: {reason}")]
+    #[error("the payload of the {kind:?} frame can't be read: {reason}")]
     Json {
         /// What it was sent as.
         kind: FrameType,

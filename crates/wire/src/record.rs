@@ -317,7 +317,7 @@ pub enum RecordError {
         len: usize,
     },
     /// Something followed the end of its direction.
-    #[error("a {kind:?} record came after the {end:?} record of its direction")]
+    #[error("{kind:?} came after the {end:?} of its direction")]
     AfterEnd {
         /// What came.
         kind: RecordKind,
@@ -325,7 +325,7 @@ pub enum RecordError {
         end: RecordKind,
     },
     /// The payload of an `End` or `Head` is not the JSON it has to be.
-    #[error("the payload of a {kind:?} record can't be used: {reason}")]
+    #[error("the payload of the {kind:?} record can't be used: {reason}")]
     Json {
         /// What it is.
         kind: RecordKind,
