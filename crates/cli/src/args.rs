@@ -165,7 +165,7 @@ pub(crate) struct ExplorerArguments {
     /// How often both ends of a connection show that they live; a dead peer is noticed within 2.5 of these.
     #[arg(long, value_name = "TIME", env = "REACHBACK_HEARTBEAT", hide_env_values = true)]
     pub(crate) heartbeat: Option<Span>,
-    /// A TOML file with id, listen, socket, socket_mode, heartbeat, insecure_plaintext and [[publish]].
+    /// A TOML file with id, listen, socket, socket_mode, heartbeat, insecure_plaintext, and publish tables.
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
 }
@@ -173,8 +173,8 @@ pub(crate) struct ExplorerArguments {
 /// `reachback node`.
 #[derive(Debug, Args)]
 pub(crate) struct NodeArguments {
-    /// The explorers to dial, each kept up independently; HOST[:PORT] (9002) or unix:///path, several
-    /// separated by commas. EXPLORER_ADDRESSES is another name of the variable. The local socket if absent.
+    /// The explorers to dial, each kept up independently; HOST:PORT, HOST (port 9002) or
+    /// unix:///path, several separated by commas. EXPLORER_ADDRESSES is another name of the variable. The local socket if absent.
     #[arg(
         long,
         value_name = "ADDRESS",
@@ -193,7 +193,7 @@ pub(crate) struct NodeArguments {
     /// A label. Can be given several times; variable REACHBACK_LABEL (comma-separated).
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
-    /// A TOML file with id, explorers, labels and [[service]] tables (name, address, framing).
+    /// A TOML file with id, explorers, labels, and service tables (name, address, framing).
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// Catches `node edge-7`, which people type when they want to look at a node.
@@ -204,7 +204,7 @@ pub(crate) struct NodeArguments {
 /// Which explorer a client command asks.
 #[derive(Debug, Args)]
 pub(crate) struct ClientArguments {
-    /// The explorer to ask: HOST[:PORT] or unix:///path; the local Unix socket if absent.
+    /// The explorer to ask: HOST:PORT, HOST (port 9002) or unix:///path; the local Unix socket if absent.
     #[arg(long, value_name = "ADDRESS", env = "REACHBACK_EXPLORER", hide_env_values = true)]
     pub(crate) explorer: Option<Address>,
 }

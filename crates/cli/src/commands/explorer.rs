@@ -24,7 +24,6 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let config = config::explorer::resolve(arguments, environment, paths::is_root())?;
-    open_files::raise();
     let exposed = config.listen.iter().any(|address| !address.is_loopback());
     let head = head(&config, exposed);
     let explorer = Explorer::start(config, Arc::new(RealNet)).await.map_err(not_started)?;
@@ -32,6 +31,7 @@ pub(crate) async fn run(
     for line in lines(explorer.addresses()) {
         output.status(line);
     }
+    open_files::raise();
     if exposed {
         output.warning(
             "--insecure-plaintext: nothing is encrypted and nobody is authenticated; whoever reaches this port can read \

@@ -26,13 +26,13 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let config = config::node::resolve(arguments, environment, paths::is_root())?;
-    open_files::raise();
     let words = Words::of(&config);
     if config.services().is_empty() {
         output.warning("this node offers no service, so nothing can reach it; add one: --service ssh=22");
     }
     let mut node =
         Node::start(config, Arc::new(RealNet)).map_err(|error| Failure::new(Exit::Failed, error))?;
+    open_files::raise();
     let mut states = node.states();
     let result = tokio::select! {
         _ = signals.next() => Ok(()),
