@@ -143,7 +143,12 @@ async fn serve_inbound(
 async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> Outcome {
     let open = match inbound.open().await {
         Ok(open) => open,
-        Err(error) => return outcome(&opener, None, Err(error)),
+        Err(error) => {
+            if !matches!(error, InboundError::Gone(_)) {
+                count(&hub.stats.opens_refused);
+            }
+            return outcome(&opener, None, Err(error));
+        }
     };
     let target = open.target.clone();
     if let Err(refusal) = authorise(&opener.who, &open).and_then(|()| supported(&open)) {
