@@ -5,7 +5,7 @@
 //! registry; and the wish of the explorer to stop. However it ends, the registry learns why, and only then is the
 //! place given up.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, convert::Infallible, future::pending, sync::Arc};
 
 use reachback_link::{
     Driver, Inbound, InboundError, Incoming, Session, SessionConfig, SessionEnd, relay, session,
@@ -61,10 +61,14 @@ pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
             hub.stopping.cancelled().await;
             session.close(Code::Draining, "the explorer is stopping");
         };
-        let beside = async { tokio::join!(serving, line.run(), stopping) };
+        let beside = async {
+            tokio::join!(serving, line.run(), stopping);
+            pending::<Infallible>().await
+        };
+        // Only the driver knows when it is over, and why.
         tokio::select! {
             end = drive(driver) => end,
-            _ = beside => session.ended().await,
+            never = beside => match never {},
         }
     };
     tracing::info!(session = %id, id = %opener.who.id, code = end.code.name(), "disconnected: {end}");
