@@ -79,7 +79,7 @@ async fn an_embedded_service_is_reached_by_the_program_that_opens_a_stream() {
 
     embed.kill().await.unwrap();
     node_is(&explorer, "embedded", NodeState::Offline).await;
-    explorer.shutdown().await;
+    within("the explorer's end", explorer.shutdown()).await;
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn node_explorer_and_client_of_one_program() {
     let error = call::call(&session, api, "explorer.dance", &json!({}), PATIENCE).await.unwrap_err();
     assert!(matches!(error, CallError::Service { code: -32601, .. }), "{error}");
 
-    node.shutdown().await;
+    within("the node's end", node.shutdown()).await;
     node_is(&explorer, "edge-7", NodeState::Offline).await;
     let outcome = client.open(target.clone()).await;
     let Err(NoStream::Open(OpenError::Refused(refusal))) = outcome else { panic!("{outcome:?}") };
@@ -134,5 +134,5 @@ async fn node_explorer_and_client_of_one_program() {
     let once = Client::connect(Arc::new(RealNet), &address.parse().unwrap(), options).await.unwrap();
     assert_eq!(once.explorer().as_ref(), "hub-1");
     within("goodbyes", async { tokio::join!(once.close(), client.shutdown()) }).await;
-    explorer.shutdown().await;
+    within("the explorer's end", explorer.shutdown()).await;
 }
