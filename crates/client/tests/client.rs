@@ -167,7 +167,7 @@ async fn a_call_that_takes_too_long_ends_and_tells_the_other_side() {
     })
     .await;
     assert!(matches!(outcome, Err(CallError::Timeout(_))), "{outcome:?}");
-    assert!(!matches!(end, StreamEnd::Finished | StreamEnd::Lost(_)), "{end}");
+    assert!(matches!(end, StreamEnd::Reset { code: Code::Timeout, .. }), "{end}");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! ```text
 //! reachback explorer --listen 127.0.0.1:9002        # in one terminal
 //! cargo run -p reachback-examples --bin embed       # in another
-//! reachback --explorer 127.0.0.1:9002 connect embedded/shout
+//! reachback connect embedded/shout --explorer 127.0.0.1:9002
 //! ```
 //! Type lines; they come back in capitals. Another explorer is given as the first argument.
 
