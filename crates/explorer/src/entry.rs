@@ -174,6 +174,11 @@ impl Entry {
             .max_by_key(|(line, _)| rank(line))
     }
 
+    /// Whether a line is being set up.
+    pub(crate) fn is_arriving(&self) -> bool {
+        self.lines.iter().any(|line| matches!(line.standing, Standing::Pending))
+    }
+
     pub(crate) fn declares(&self, service: &ServiceName) -> bool {
         self.declared.services.iter().any(|info| info.name == *service)
     }

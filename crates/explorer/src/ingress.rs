@@ -8,14 +8,14 @@
 use std::{sync::Arc, time::Duration};
 
 use reachback_link::{
-    Established, Greeting, PeerAddress, RawSocket, SessionEnd, SniffError, Transport, greet, sniff,
+    Established, Greeting, PeerAddress, RawSocket, SessionEnd, SniffError, Transport, greet_by, sniff,
 };
 use reachback_wire::{
     Code, Hello, ProtocolRange, Refusal, Role, SessionId, SessionLimits, Welcome, text::sanitize,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::timeout,
+    time::{Instant, timeout},
 };
 
 use crate::{
@@ -26,6 +26,8 @@ use crate::{
 /// Serves one connection of the tunnel port or the Unix socket, from its first byte to its last.
 pub(crate) async fn serve(hub: Arc<Hub>, socket: RawSocket, peer: PeerAddress) {
     count(&hub.stats.connections);
+    // One deadline from the first byte to the welcome.
+    let deadline = Instant::now() + limits::HANDSHAKE_TIMEOUT;
     let admitting = async {
         let Ok(_place) = hub.unadmitted.try_acquire() else {
             count(&hub.stats.connections_shed);
@@ -37,7 +39,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: RawSocket, peer: PeerAddress) {
             .map_err(|error| tracing::warn!(%peer, %error, "the runtime can't take the connection"))
             .ok()?;
         let transport = recognise(&hub, transport, &peer).await?;
-        admit(&hub, transport, &peer).await
+        admit(&hub, transport, &peer, deadline).await
     };
     let admitted = tokio::select! {
         admitted = admitting => admitted,
@@ -87,8 +89,13 @@ async fn recognise(hub: &Hub, transport: Transport, peer: &PeerAddress) -> Optio
 }
 
 /// The handshake of a tunnel connection, and what is decided in it.
-async fn admit(hub: &Arc<Hub>, transport: Transport, peer: &PeerAddress) -> Option<Admitted> {
-    let admission = match greet(transport, ProtocolRange::SUPPORTED).await {
+async fn admit(
+    hub: &Arc<Hub>,
+    transport: Transport,
+    peer: &PeerAddress,
+    deadline: Instant,
+) -> Option<Admitted> {
+    let admission = match greet_by(transport, ProtocolRange::SUPPORTED, deadline).await {
         Ok(admission) => admission,
         Err(error) => {
             count(&hub.stats.handshakes_refused);

@@ -49,6 +49,10 @@ pub(crate) const LINES_PER_NODE: usize = 8;
 /// Peer-chosen text in messages, logs and the registry, in characters: a sentence, not a page.
 pub(crate) const TEXT: usize = 256;
 
+/// How long an open waits for a node whose only session is being set up: a node says "online" half a round trip before
+/// it is known here, and whoever acts on that must not hear that it is offline.
+pub(crate) const ARRIVING_WAIT: Duration = Duration::from_secs(2);
+
 // ---- Takeover -----------------------------------------------------------------------------------------
 
 /// The time over which changes of a name between two living processes are counted.

@@ -60,6 +60,8 @@ pub(crate) enum Objection {
 pub(crate) enum Located {
     /// On this session, here.
     Here(Here),
+    /// A session of it is being set up, and none serves.
+    Arriving,
     /// Known, and not connected.
     Offline { since: Instant, reason: String },
     /// Never seen, or forgotten.
@@ -125,6 +127,7 @@ impl Registry {
                 session: session.clone(),
                 declared: entry.declared.clone(),
             }),
+            None if entry.is_arriving() => Located::Arriving,
             None => Located::Offline { since: entry.since, reason: entry.reason.clone() },
         }
     }

@@ -13,7 +13,7 @@ use reachback_wire::{
     open::{Caller, Open},
     text::sanitize,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     clock::spoken,
@@ -84,6 +84,7 @@ impl Router {
         deadline: Instant,
     ) -> Result<Substream, Refusal> {
         let begun = Instant::now();
+        self.arrive(node, deadline.min(begun + limits::ARRIVING_WAIT)).await;
         self.route(node, service)?;
         let _place =
             self.opens.enter(node, service, deadline).await.map_err(|none| no_place(node, service, none))?;
@@ -110,6 +111,16 @@ impl Router {
         }
     }
 
+    /// Waits while the node's only session is being set up, not beyond `deadline`.
+    async fn arrive(&self, node: &NodeId, deadline: Instant) {
+        let mut changes = self.registry.watch();
+        let arriving = async {
+            while matches!(self.registry.locate(node), Located::Arriving) && changes.next().await.is_some() {}
+        };
+        // Whether it arrived or not, what is known then is the answer.
+        drop(timeout_at(deadline, arriving).await);
+    }
+
     fn route(&self, node: &NodeId, service: &ServiceName) -> Result<Route, Refusal> {
         match self.registry.locate(node) {
             Located::Here(here) if here.declared.services.iter().any(|info| info.name == *service) => {
@@ -125,6 +136,12 @@ impl Router {
                     "{node} is offline for {}: {reason}. Nothing was sent. It dials in again by itself once its line is \
                      back; see: reachback nodes",
                     spoken(since.elapsed())
+                ),
+            )),
+            Located::Arriving => Err(Refusal::new(
+                Code::NodeOffline,
+                format!(
+                    "{node} is connecting and has not said yet what it offers. Nothing was sent; try again"
                 ),
             )),
             Located::Unknown => Err(Refusal::new(Code::NodeNotFound, self.no_node(node))),

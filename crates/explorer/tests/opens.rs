@@ -247,3 +247,24 @@ async fn an_opener_that_only_takes_back_loses_its_session_and_nobody_else_does()
     seen_open(&mut substream).await;
     assert!(node.session.end().is_none());
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_open_waits_for_a_node_that_is_just_arriving_but_not_for_long() {
+    let hub = Hub::start().await;
+    let node = hub.dial(Role::Node, "edge-7", generation(1, 0, 1)).await.unwrap();
+    let client = hub.client().await;
+    let begun = Instant::now();
+    let (opened, ()) = tokio::join!(client.session.open(stream("edge-7/echo")), async {
+        sleep(Duration::from_millis(500)).await;
+        node.declare(&["echo"]).await;
+    });
+    drop(opened.unwrap());
+    assert!(begun.elapsed() < Duration::from_secs(1));
+
+    let _silent = hub.dial(Role::Node, "edge-9", generation(2, 0, 1)).await.unwrap();
+    let begun = Instant::now();
+    let refusal = refused(&client, stream("edge-9/echo")).await;
+    assert_eq!(refusal.code, Code::NodeOffline);
+    assert!(refusal.message.contains("edge-9 is connecting"), "{refusal}");
+    assert_eq!(begun.elapsed().as_secs(), 2);
+}

@@ -11,7 +11,10 @@ use reachback_wire::{
     Acceptor, Code, Dialer, DialerStep, Frame, FrameDecoder, FrameError, HandshakeAdmission, HandshakeError,
     Hello, ProtocolRange, Refusal, Stage, Welcome, limits, text,
 };
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 
 use crate::{Address, Net, Transport};
 
@@ -136,10 +139,22 @@ pub async fn dial(net: &dyn Net, to: &Address, hello: &Hello) -> Result<Establis
 ///
 /// # Errors
 /// When no valid `Hello` of a version in `versions` comes within [`limits::HANDSHAKE_TIMEOUT`].
-pub async fn greet(mut transport: Transport, versions: ProtocolRange) -> Result<Admission, GreetError> {
+pub async fn greet(transport: Transport, versions: ProtocolRange) -> Result<Admission, GreetError> {
+    greet_by(transport, versions, Instant::now() + limits::HANDSHAKE_TIMEOUT).await
+}
+
+/// As [`greet`], for a connection whose time began to run earlier.
+///
+/// # Errors
+/// When no valid `Hello` of a version in `versions` comes by `deadline`.
+pub async fn greet_by(
+    mut transport: Transport,
+    versions: ProtocolRange,
+    deadline: Instant,
+) -> Result<Admission, GreetError> {
     transport.tune_for_tunnel();
     let reading = read_frame(&mut transport, Stage::HelloExpected);
-    let denied = match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, reading).await {
+    let denied = match tokio::time::timeout_at(deadline, reading).await {
         Ok(Ok(frame)) => match Acceptor::new(versions).on_frame(frame) {
             Ok(admission) => {
                 let (hello, version) = (admission.hello.clone(), admission.version);

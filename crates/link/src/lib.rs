@@ -30,7 +30,7 @@ pub mod transport;
 pub use accept::{Accepted, Listener, LocalAddress, PeerAddress, RawSocket};
 pub use address::{Address, AddressError, ListenAddress};
 pub use backoff::Reconnect;
-pub use establish::{Admission, DialError, Established, GreetError, Side, dial, greet};
+pub use establish::{Admission, DialError, Established, GreetError, Side, dial, greet, greet_by};
 pub use mux::{
     ControlInbox, Driver, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
     SessionConfig, SessionEnd, StreamEnd, StreamIo, Substream, session,

@@ -41,6 +41,8 @@ pub struct Driver {
     incoming: mpsc::Sender<Box<Raw>>,
     control: Option<Control>,
     inbox: Option<PollSender<Box<ControlMessage>>>,
+    /// Ours, to be sent as soon as control has room.
+    heartbeat: Option<Heartbeat>,
     /// A message whose turn comes when control has room.
     unsent: Option<Box<ControlMessage>>,
     probes: BTreeMap<u64, oneshot::Sender<()>>,
@@ -84,6 +86,7 @@ pub fn session(transport: Transport, config: SessionConfig) -> (Session, Incomin
         incoming,
         control: None,
         inbox: Some(inbox),
+        heartbeat: None,
         unsent: None,
         probes: BTreeMap::new(),
         next_probe: FIRST_PROBE,
@@ -168,10 +171,11 @@ impl Driver {
     }
 
     fn send_unsent(&mut self) {
-        if let Some(control) = &mut self.control
-            && control.has_room()
-            && let Some(message) = self.unsent.take()
-        {
+        let Some(control) = self.control.as_mut().filter(|control| control.has_room()) else { return };
+        if let Some(heartbeat) = self.heartbeat.take() {
+            control.send(&ControlMessage::Heartbeat(heartbeat));
+        }
+        if let Some(message) = self.unsent.take() {
             control.send(&message);
         }
     }
@@ -344,7 +348,8 @@ impl Driver {
                 }
             }
         }
-        !flushed && self.control.as_ref().is_some_and(Control::is_flushed)
+        let waiting = (self.heartbeat.is_some() || self.unsent.is_some()) && control.has_room();
+        waiting || (!flushed && control.is_flushed())
     }
 
     /// The two clocks.
@@ -360,10 +365,9 @@ impl Driver {
             match action {
                 LivenessAction::SendHeartbeat { seq } => {
                     beat = true;
-                    if let Some(control) = self.control.as_mut().filter(|control| control.has_room()) {
-                        let sent_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-                        control.send(&ControlMessage::Heartbeat(Heartbeat { seq, sent_ms }));
-                    }
+                    let sent_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+                    // A later one replaces it: control may not stand yet, or be held back by its window.
+                    self.heartbeat = Some(Heartbeat { seq, sent_ms });
                 }
                 LivenessAction::Late => {
                     stats::count(&self.shared.stats.sessions_late);

@@ -62,6 +62,8 @@ impl StreamEnd {
         match self {
             Self::Finished | Self::Dropped => Code::Reset,
             Self::Reset { code, .. } => *code,
+            // Whoever used the name before the new holder is told so, instead of being left to wonder.
+            Self::Lost(end) if end.code == Code::Replaced => Code::Replaced,
             Self::Lost(_) => Code::Lost,
             Self::Protocol(_) => Code::BadFrame,
             Self::OverBudget => Code::Saturated,
