@@ -172,7 +172,7 @@ async fn a_service_that_never_answers_holds_up_no_other_service() {
 async fn an_acceptor_that_reads_no_header_costs_those_opens_their_deadline_and_nothing_else() {
     // With 256 streams unanswered the mux shows no further one. Who waits for that is told in time, like the others.
     for taken in [true, false] {
-        let (mut dialer, mut acceptor) = pair();
+        let (dialer, mut acceptor) = pair();
         let (mut ours, mut theirs) = open(&dialer.session, &mut acceptor.incoming).await;
         let begun = Instant::now();
         let mut opening = JoinSet::new();
@@ -189,8 +189,10 @@ async fn an_acceptor_that_reads_no_header_costs_those_opens_their_deadline_and_n
             }
         };
         let taking = async {
-            while taken {
-                unread.push(acceptor.incoming.next().await.unwrap());
+            if taken {
+                loop {
+                    unread.push(acceptor.incoming.next().await.unwrap());
+                }
             }
             pending::<()>().await;
         };
