@@ -7,7 +7,7 @@ use std::time::Duration;
 
 pub(crate) use reachback_wire::limits::{
     CALL_BODY_MAX, ENDS_KEPT, GHOST_PING, HANDSHAKE_TIMEOUT, HEARTBEAT, HEARTBEAT_MAX, HEARTBEAT_MIN,
-    OPEN_TIMEOUT, SERVICE_OPENS_IN_FLIGHT, SERVICE_OPENS_WAITING, SUBSTREAMS_FROM_CLIENT,
+    OPEN_TIMEOUT, SATURATED_RETRY, SERVICE_OPENS_IN_FLIGHT, SERVICE_OPENS_WAITING, SUBSTREAMS_FROM_CLIENT,
     SUBSTREAMS_FROM_NODE,
 };
 
@@ -86,9 +86,6 @@ pub(crate) const RETURNS_PER_SECOND: usize = 500;
 
 /// The longest deadline an open can ask for: who waits longer holds a place that others need.
 pub(crate) const OPEN_DEADLINE_MAX: Duration = Duration::from_secs(600);
-
-/// What an opener is told to wait when a service or a session is full: a queue of opens drains in about that time.
-pub(crate) const SATURATED_RETRY: Duration = Duration::from_secs(1);
 
 /// Opens that an opener may take back before the reply within [`RAPID_RESET_WINDOW`]: each costs us and a node work
 /// that its opener does not wait for. People and programs that give up do so seldom.

@@ -90,6 +90,11 @@ impl MemoryBudget {
         self.used() > self.limit
     }
 
+    /// Whether so much is held that nothing new may begin.
+    pub fn is_strained(&self) -> bool {
+        self.used() > self.limit / 4 * 3
+    }
+
     pub(crate) fn take(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     gate::{Gate, NoTurn},
-    limits::{FULL_QUEUE_PAUSE, SATURATED_RETRY},
+    limits::FULL_QUEUE_PAUSE,
 };
 
 /// Connects to `address` when the gate gives a turn.
@@ -33,7 +33,7 @@ pub(crate) async fn dial(
             "service {name} takes long to accept: {} opens dial it, {so_many}",
             limits::SERVICE_OPENS_IN_FLIGHT
         );
-        Refusal::new(Code::Saturated, text).retry_after(SATURATED_RETRY)
+        Refusal::new(Code::Saturated, text).retry_after(reachback_wire::limits::SATURATED_RETRY)
     })?;
     let why = match timeout_at(deadline, connect(net, address)).await {
         Ok(Ok(transport)) => return Ok(transport),

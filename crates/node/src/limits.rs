@@ -11,9 +11,6 @@ pub(crate) const DEADLINE_GRACE: Duration = Duration::from_millis(250);
 /// socket (`tcp_fin_timeout`), because it is the same situation.
 pub(crate) const HANDLER_LINGER: Duration = Duration::from_secs(60);
 
-/// When to try again at a service with a full queue of opens: a few turns later.
-pub(crate) const SATURATED_RETRY: Duration = Duration::from_secs(1);
-
 /// The longest pause between two tries at a Unix socket whose accept queue is full: short beside the deadline of
 /// 10 s, long beside a connect.
 pub(crate) const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(100);

@@ -65,6 +65,10 @@ pub const SERVICE_OPENS_IN_FLIGHT: usize = 128;
 /// longer queue would only turn into timeouts, so it is refused as `saturated`.
 pub const SERVICE_OPENS_WAITING: usize = 1024;
 
+/// What a saturated process, service or session asks its caller to wait: long enough for a queue of this size to
+/// move, short enough that nobody notices.
+pub const SATURATED_RETRY: Duration = Duration::from_secs(1);
+
 /// Requests (opens, control messages, probes) that a session's handles may have queued for its task. Each waits for
 /// its turn when this is full; the task takes all of them every time it runs, so the number only smooths bursts.
 pub const SESSION_REQUESTS: usize = 64;

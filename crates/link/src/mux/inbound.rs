@@ -62,7 +62,8 @@ impl Inbound {
     /// Reads the `Open`. On a protocol error the opener has been refused already.
     ///
     /// # Errors
-    /// When it does not come within [`limits::OPEN_HEADER_TIMEOUT`], is malformed, or the opener goes away.
+    /// When it does not come within [`limits::OPEN_HEADER_TIMEOUT`], is malformed, or the opener goes away; and when
+    /// the process holds so much already that nothing new may begin, which the opener has been told.
     pub async fn open(&mut self) -> Result<Open, InboundError> {
         let deadline = Instant::now() + limits::OPEN_HEADER_TIMEOUT;
         let Ok(outcome) = timeout_at(deadline, self.read_open()).await else {
@@ -71,6 +72,15 @@ impl Inbound {
             return Err(InboundError::Timeout);
         };
         match outcome {
+            Ok(_) if self.raw.shared().budget.is_strained() => {
+                let refusal = Refusal::new(
+                    Code::Saturated,
+                    "this process holds as much unread data as it may; try again",
+                )
+                .retry_after(limits::SATURATED_RETRY);
+                self.answer_with(FrameType::Refused, &refusal).await;
+                Err(InboundError::Refused(refusal))
+            }
             Ok(open) => Ok(open),
             Err(NoOpen::Gone(end)) => Err(InboundError::Gone(end)),
             Err(NoOpen::Malformed(refusal)) => {

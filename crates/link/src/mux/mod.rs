@@ -1,7 +1,7 @@
 //! Many substreams on one connection: the only folder that knows which mux carries them.
 //!
 //! The yamux crate gives the wire format and the stream state machine; how it behaves under pressure is ours to
-//! handle (see the module docs of [`layer`], [`substream`] and [`driver`], and `docs/adr`). What the rest of the
+//! handle (see the module docs of `layer`, `substream` and `driver`). What the rest of the
 //! program sees is small: open with a header, accept, read and write records, finish, reset with a code, and why it
 //! ended. Replacing the mux means replacing this folder.
 //!

@@ -67,6 +67,7 @@ pub struct Session {
 /// What handle, driver, layer and substreams have in common.
 pub(super) struct Shared {
     pub(super) stats: Arc<Stats>,
+    pub(super) budget: Arc<MemoryBudget>,
     pub(super) ledger: Mutex<Ledger>,
     /// Raw streams alive, control included.
     pub(super) substreams: AtomicUsize,
@@ -261,6 +262,7 @@ impl Shared {
         let (requests, inbox) = mpsc::channel(limits::SESSION_REQUESTS);
         let shared = Self {
             stats: Arc::clone(&config.stats),
+            budget: Arc::clone(&config.budget),
             ledger: Mutex::new(Ledger::new(Arc::clone(&config.budget))),
             substreams: AtomicUsize::new(0),
             pulse: watch::Sender::new(Pulse::Opening),
