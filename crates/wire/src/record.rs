@@ -90,7 +90,7 @@ pub enum Record {
     Reset {
         /// A [`Code`]'s number, or one of a later version.
         code: u32,
-        /// For people. Chosen by the peer: show it through [`sanitize`](crate::text::sanitize).
+        /// For people. Chosen by the peer: show it through [`sanitize`].
         text: String,
     },
 }
@@ -100,7 +100,7 @@ pub enum Record {
 pub struct EndStatus {
     /// What happened.
     pub code: Code,
-    /// The same as a sentence. Chosen by the peer: show it through [`sanitize`](crate::text::sanitize).
+    /// The same as a sentence. Chosen by the peer: show it through [`sanitize`].
     pub message: String,
 }
 
