@@ -162,7 +162,7 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
     }
     let served = match &target {
         Some(Target::Explorer { .. }) => hub.api.serve(inbound, &open).await,
-        Some(Target::Service { .. }) | None => {
+        Some(Target::Service { .. } | Target::Dial { .. }) | None => {
             match inbound.answer(hub.router.open(open, opener.caller.clone())).await {
                 Ok((from, to)) => {
                     let relayed = relay(from, to).await;

@@ -2,7 +2,7 @@
 //!
 //! One service that never answers must not hold up another one of the same node, nor fill the node's session with
 //! opens. So each (node, service) has a fixed number of places; who finds none waits in order, within the deadline
-//! its caller gave; and when even the queue is full, the answer is immediate.
+//! its caller gave; and when even the queue is full, the answer is immediate. All hosts behind one node share one gate.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -40,7 +40,8 @@ pub(crate) enum NoPlace {
     Timeout,
 }
 
-type Key = (NodeId, ServiceName);
+/// Without a service it is the gate of the hosts behind the node.
+type Key = (NodeId, Option<ServiceName>);
 
 /// In the map only while somebody is inside or in line, so the map can't outgrow the opens that exist.
 #[derive(Debug)]
@@ -60,10 +61,10 @@ impl Opens {
     pub(crate) async fn enter(
         &self,
         node: &NodeId,
-        service: &ServiceName,
+        service: Option<&ServiceName>,
         deadline: Instant,
     ) -> Result<Place, NoPlace> {
-        let key = (node.clone(), service.clone());
+        let key = (node.clone(), service.cloned());
         let (places, visit) = self.join(key)?;
         let permit = match timeout_at(deadline, places.acquire_owned()).await {
             Ok(permit) => permit.expect("nobody closes the semaphore"),
@@ -125,19 +126,20 @@ mod tests {
         let opens = Opens::default();
         let mut places = Vec::new();
         for _ in 0..limits::SERVICE_OPENS_IN_FLIGHT {
-            places.push(opens.enter(&node, &slow, soon()).now_or_never().unwrap().unwrap());
+            places.push(opens.enter(&node, Some(&slow), soon()).now_or_never().unwrap().unwrap());
         }
-        let mut line: Vec<_> =
-            (0..limits::SERVICE_OPENS_WAITING).map(|_| Box::pin(opens.enter(&node, &slow, soon()))).collect();
+        let mut line: Vec<_> = (0..limits::SERVICE_OPENS_WAITING)
+            .map(|_| Box::pin(opens.enter(&node, Some(&slow), soon())))
+            .collect();
         for waiting in &mut line {
             assert!(waiting.as_mut().now_or_never().is_none(), "there is no place yet");
         }
         let total = limits::SERVICE_OPENS_IN_FLIGHT + limits::SERVICE_OPENS_WAITING;
         assert_eq!(
-            opens.enter(&node, &slow, soon()).now_or_never().unwrap().unwrap_err(),
+            opens.enter(&node, Some(&slow), soon()).now_or_never().unwrap().unwrap_err(),
             NoPlace::Full(total)
         );
-        opens.enter(&node, &quick, soon()).now_or_never().unwrap().unwrap();
+        opens.enter(&node, Some(&quick), soon()).now_or_never().unwrap().unwrap();
 
         places.pop();
         assert!(line[1].as_mut().now_or_never().is_none(), "the order of arrival is kept");
@@ -152,12 +154,12 @@ mod tests {
         let opens = Opens::default();
         let mut places = Vec::new();
         for _ in 0..limits::SERVICE_OPENS_IN_FLIGHT {
-            places.push(opens.enter(&node, &slow, soon()).await.unwrap());
+            places.push(opens.enter(&node, Some(&slow), soon()).await.unwrap());
         }
         let deadline = Instant::now() + Duration::from_secs(3);
-        assert_eq!(opens.enter(&node, &slow, deadline).await.unwrap_err(), NoPlace::Timeout);
+        assert_eq!(opens.enter(&node, Some(&slow), deadline).await.unwrap_err(), NoPlace::Timeout);
         assert_eq!(Instant::now(), deadline);
         places.pop();
-        opens.enter(&node, &slow, soon()).await.unwrap();
+        opens.enter(&node, Some(&slow), soon()).await.unwrap();
     }
 }

@@ -102,7 +102,7 @@ impl Published {
     fn reachable(&self, hub: &Hub) -> bool {
         match &*self.target {
             Target::Service { node, service } => hub.registry.offers(node, service),
-            Target::Explorer { .. } => false,
+            Target::Dial { .. } | Target::Explorer { .. } => false,
         }
     }
 }

@@ -51,9 +51,9 @@ impl Router {
     /// # Errors
     /// The refusal for the opener; nothing reached the service.
     pub(crate) async fn open(&self, mut open: Open, caller: Caller) -> Result<Substream, Refusal> {
-        let (node, service) = match &open.target {
-            Some(Target::Service { node, service }) => (node.clone(), service.clone()),
+        let target = match &open.target {
             Some(Target::Explorer { service }) => return Err(no_own_service(service)),
+            Some(target) => target.clone(),
             None => {
                 return Err(Refusal::new(
                     Code::BadFrame,
@@ -68,7 +68,7 @@ impl Router {
         open.hop = 0;
         open.trace = Some(self.trace());
 
-        let outcome = self.open_service(&node, &service, open, deadline).await;
+        let outcome = self.open_target(&target, open, deadline).await;
         match &outcome {
             Ok(_) => count(&self.stats.opens_relayed),
             Err(_) => count(&self.stats.opens_refused),
@@ -76,18 +76,23 @@ impl Router {
         outcome
     }
 
-    async fn open_service(
+    async fn open_target(
         &self,
-        node: &NodeId,
-        service: &ServiceName,
+        target: &Target,
         mut open: Open,
         deadline: Instant,
     ) -> Result<Substream, Refusal> {
+        let (node, service) = match target {
+            Target::Service { node, service } => (node, Some(service)),
+            // Which hosts it reaches is the node's to say.
+            Target::Dial { node, .. } => (node, None),
+            Target::Explorer { service } => return Err(no_own_service(service)),
+        };
         let begun = Instant::now();
         self.arrive(node, deadline.min(begun + limits::ARRIVING_WAIT)).await;
         self.route(node, service)?;
         let _place =
-            self.opens.enter(node, service, deadline).await.map_err(|none| no_place(node, service, none))?;
+            self.opens.enter(node, service, deadline).await.map_err(|none| no_place(target, none))?;
         let mut first: Option<(SessionId, Refusal)> = None;
         loop {
             let Route::Here(here) = self.route(node, service)?;
@@ -102,7 +107,7 @@ impl Router {
                 Err(error) => error,
             };
             let again = first.is_none() && may_be_elsewhere(&error);
-            let refusal = refusal(node, service, error, begun.elapsed());
+            let refusal = refusal(target, node, error, begun.elapsed());
             if !again {
                 return Err(refusal);
             }
@@ -121,12 +126,13 @@ impl Router {
         drop(timeout_at(deadline, arriving).await);
     }
 
-    fn route(&self, node: &NodeId, service: &ServiceName) -> Result<Route, Refusal> {
+    fn route(&self, node: &NodeId, service: Option<&ServiceName>) -> Result<Route, Refusal> {
         match self.registry.locate(node) {
-            Located::Here(here) if here.declared.services.iter().any(|info| info.name == *service) => {
-                Ok(Route::Here(here))
-            }
             Located::Here(here) => {
+                let Some(service) = service else { return Ok(Route::Here(here)) };
+                if here.declared.services.iter().any(|info| info.name == *service) {
+                    return Ok(Route::Here(here));
+                }
                 let names: Vec<_> = here.declared.services.iter().map(|info| info.name.to_string()).collect();
                 Err(Refusal::new(Code::ServiceNotFound, no_service(node, service, &names)))
             }
@@ -184,13 +190,13 @@ fn no_service(node: &NodeId, service: &ServiceName, names: &[String]) -> String 
     }
 }
 
-fn no_place(node: &NodeId, service: &ServiceName, none: NoPlace) -> Refusal {
+fn no_place(target: &Target, none: NoPlace) -> Refusal {
     match none {
         NoPlace::Full(_) => {
-            Refusal::new(Code::Saturated, format!("{node}/{service} is overloaded: {none}; try again"))
+            Refusal::new(Code::Saturated, format!("{target} is overloaded: {none}; try again"))
                 .retry_after(limits::SATURATED_RETRY)
         }
-        NoPlace::Timeout => Refusal::new(Code::Timeout, format!("{node}/{service} is overloaded: {none}")),
+        NoPlace::Timeout => Refusal::new(Code::Timeout, format!("{target} is overloaded: {none}")),
     }
 }
 
@@ -203,13 +209,12 @@ fn may_be_elsewhere(error: &OpenError) -> bool {
     }
 }
 
-fn refusal(node: &NodeId, service: &ServiceName, error: OpenError, waited: Duration) -> Refusal {
+fn refusal(target: &Target, node: &NodeId, error: OpenError, waited: Duration) -> Refusal {
     match error {
         OpenError::Refused(refusal) => refusal,
-        OpenError::Timeout => Refusal::new(
-            Code::Timeout,
-            format!("{node}/{service} did not answer the open within {}", spoken(waited)),
-        ),
+        OpenError::Timeout => {
+            Refusal::new(Code::Timeout, format!("{target} did not answer the open within {}", spoken(waited)))
+        }
         OpenError::Saturated(_) => Refusal::new(
             Code::Saturated,
             format!("the session of {node} carries as much as it may; try again or close something"),
@@ -219,7 +224,7 @@ fn refusal(node: &NodeId, service: &ServiceName, error: OpenError, waited: Durat
         OpenError::Ended(end) | OpenError::Lost(end) => Refusal::new(
             Code::NodeOffline,
             format!(
-                "the session of {node} ended before {service} answered: {end}. Nothing was sent to the service"
+                "the session of {node} ended before {target} answered: {end}. Nothing was sent to the service"
             ),
         ),
         OpenError::Protocol(what) => Refusal::new(

@@ -110,6 +110,10 @@ impl Desk {
         }
         let name = match &open.target {
             Some(Target::Service { node, service }) if *node == self.id => service,
+            Some(Target::Dial { node, .. }) if *node == self.id => {
+                let text = format!("node {} opens no way to other hosts; reach one of its services", self.id);
+                return refuse(Code::Denied, text);
+            }
             Some(other) => return refuse(Code::NotHere, format!("this is node {}, not {other}", self.id)),
             None => return refuse(Code::BadFrame, "the open names no target".into()),
         };

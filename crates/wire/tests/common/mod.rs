@@ -63,6 +63,8 @@ pub(crate) fn service_name() -> impl Strategy<Value = ServiceName> {
 pub(crate) fn target() -> impl Strategy<Value = Target> {
     prop_oneof![
         (node_id(), service_name()).prop_map(|(node, service)| Target::Service { node, service }),
+        (node_id(), select(vec!["db.local", "10.0.0.5", "::1"]), 1..=u16::MAX)
+            .prop_map(|(node, host, port)| Target::Dial { node, host: host.into(), port }),
         service_name().prop_map(|service| Target::Explorer { service }),
     ]
 }
