@@ -4,7 +4,7 @@
 //! how to leave), so the rules are here once and the two differ in their [`Tenant`]. A line never gives up: whoever is
 //! denied waits and says so, because the remedy is usually on the other side and nobody is there to start it again.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use reachback_link::{
@@ -297,5 +297,9 @@ impl Net for Observed {
 
     fn listen<'a>(&'a self, on: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>> {
         self.net.listen(on)
+    }
+
+    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        self.net.resolve(host, port)
     }
 }

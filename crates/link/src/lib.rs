@@ -6,6 +6,7 @@
 //! ```text
 //! dialer                                              acceptor
 //! net.rs       connect ─────────── TCP / Unix ──────▶ accept.rs    (accepts, nothing else)
+//! proxy.rs     … through a proxy, where that is the only way out
 //! transport.rs one type for every byte pipe           sniff.rs     (first bytes: whose language?)
 //! establish.rs dial ───── Hello … Welcome | Denied ─▶ establish.rs greet → Admission
 //! mux/         session() ═══════ substreams ════════ session()
@@ -18,9 +19,11 @@
 pub mod accept;
 pub mod address;
 pub mod backoff;
+pub mod cidr;
 pub mod establish;
 pub mod mux;
 pub mod net;
+pub mod proxy;
 pub mod sniff;
 pub mod sockopt;
 pub mod splice;
@@ -30,12 +33,14 @@ pub mod transport;
 pub use accept::{Accepted, Listener, LocalAddress, PeerAddress, RawSocket};
 pub use address::{Address, AddressError, ListenAddress};
 pub use backoff::Reconnect;
+pub use cidr::{Cidr, CidrError};
 pub use establish::{Admission, DialError, Established, GreetError, Side, dial, greet, greet_by};
 pub use mux::{
     ControlInbox, Driver, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
     SessionConfig, SessionEnd, StreamEnd, StreamIo, Substream, session,
 };
 pub use net::{Net, RealNet};
+pub use proxy::{NoProxy, Proxied, Proxy, ProxySyntaxError};
 pub use sniff::{Greeting, SniffError, sniff};
 pub use splice::{SpliceError, Spliced, relay, splice};
 pub use stats::{MemoryBudget, Stats};

@@ -19,6 +19,12 @@ pub trait Net: Send + Sync + 'static {
 
     /// Binds a listener. Port 0 is resolved: [`Listener::local`] tells the real one.
     fn listen<'a>(&'a self, on: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>>;
+
+    /// Every address of a name, for whoever has to look at them before one is dialled. An IP literal is its own only
+    /// address. The operating system's answer, unless a network brings names of its own.
+    fn resolve<'a>(&'a self, host: &'a str, port: u16) -> BoxFuture<'a, io::Result<Vec<SocketAddr>>> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
+    }
 }
 
 /// The operating system's network.

@@ -31,6 +31,10 @@ pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// than a satellite round trip with one retransmission in it, shorter than anyone's patience.
 pub const CONNECT_NEXT_ADDRESS: Duration = Duration::from_secs(1);
 
+/// The head of an HTTP proxy's answer to `CONNECT`: what common HTTP servers take for a head, and kept whole in
+/// memory until its end is found.
+pub const PROXY_HEAD_MAX: usize = 8 * KIB;
+
 /// Queue of the kernel for connections not yet accepted: a whole fleet dials at once after a restart.
 pub const LISTEN_BACKLOG: u32 = 1024;
 
