@@ -44,7 +44,7 @@ impl Tenant for Agent {
             let ends = self.ends.report(&welcome, since);
             let health = self.desk.healths.watch();
             tokio::join!(
-                control::run(&session, control, &self.labels, &self.desk.services, health, ends),
+                control::run(&session, control, &self.labels, self.desk.catalogue.watch(), health, ends),
                 self.desk.take_in(incoming, &mut self.visits),
             );
         })

@@ -133,15 +133,22 @@ impl NodeConfig {
     }
 
     fn fits(self) -> Result<Self, ConfigError> {
-        // As long as it can get: with every service failing for a reason that fills its place.
-        let reason = "\u{10ffff}".repeat(HEALTH_REASON_MAX);
-        let failing = |name: &ServiceName| (name.clone(), HealthState::Failing { reason: reason.clone() });
-        let worst = self.services.keys().map(failing).collect();
-        match announcement(&self.labels, &self.services, &worst).check() {
-            Ok(()) => Ok(self),
-            Err(error) => Err(ConfigError::TooMuch(error.to_string())),
-        }
+        fits(&self.labels, self.services.values())?;
+        Ok(self)
     }
+}
+
+/// Whether all of it can be announced, as long as it can get: with every service failing for a reason that fills its
+/// place.
+pub(crate) fn fits<'a>(
+    labels: &BTreeMap<String, String>,
+    services: impl IntoIterator<Item = &'a Service> + Clone,
+) -> Result<(), ConfigError> {
+    let reason = "\u{10ffff}".repeat(HEALTH_REASON_MAX);
+    let failing =
+        |service: &Service| (service.name().clone(), HealthState::Failing { reason: reason.clone() });
+    let worst = services.clone().into_iter().map(failing).collect();
+    announcement(labels, services, &worst).check().map_err(|error| ConfigError::TooMuch(error.to_string()))
 }
 
 fn label_fault(text: &str) -> Option<&'static str> {

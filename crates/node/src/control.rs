@@ -12,12 +12,12 @@ use reachback_wire::{
 };
 use tokio::sync::watch;
 
-use crate::service::Service;
+use crate::{catalogue::Listed, service::Service};
 
 /// What is announced: labels and services, with the last word on each service's health.
-pub(crate) fn announcement(
+pub(crate) fn announcement<'a>(
     labels: &BTreeMap<String, String>,
-    services: &BTreeMap<ServiceName, Service>,
+    services: impl IntoIterator<Item = &'a Service>,
     health: &BTreeMap<ServiceName, HealthState>,
 ) -> Services {
     let info = |service: &Service| ServiceInfo {
@@ -25,7 +25,11 @@ pub(crate) fn announcement(
         framing: service.framing().map(|framing| framing.as_str().to_owned()),
         health: health.get(service.name()).cloned().unwrap_or_default(),
     };
-    Services { labels: labels.clone(), services: services.values().map(info).collect(), capabilities: None }
+    Services {
+        labels: labels.clone(),
+        services: services.into_iter().map(info).collect(),
+        capabilities: None,
+    }
 }
 
 /// Speaks and listens until the session ends.
@@ -33,7 +37,7 @@ pub(crate) async fn run(
     session: &Session,
     inbox: ControlInbox,
     labels: &BTreeMap<String, String>,
-    services: &BTreeMap<ServiceName, Service>,
+    services: watch::Receiver<Listed>,
     health: watch::Receiver<BTreeMap<ServiceName, HealthState>>,
     ends: Option<Ends>,
 ) {
@@ -46,24 +50,33 @@ pub(crate) async fn run(
 async fn tell(
     session: &Session,
     labels: &BTreeMap<String, String>,
-    services: &BTreeMap<ServiceName, Service>,
+    mut services: watch::Receiver<Listed>,
     mut health: watch::Receiver<BTreeMap<ServiceName, HealthState>>,
     ends: Option<Ends>,
 ) -> Result<(), SessionEnd> {
     let mut told = health.borrow_and_update().clone();
-    session.send_control(ControlMessage::Services(announcement(labels, services, &told))).await?;
+    let listed = services.borrow_and_update().clone();
+    session.send_control(announced(labels, &listed, &told)).await?;
     if let Some(ends) = ends {
         session.send_control(ControlMessage::Ends(ends)).await?;
     }
     loop {
         tokio::select! {
             end = session.ended() => return Err(end),
-            // The sender lives as long as the node; without it there is nothing left to tell.
+            // The senders live as long as the node; without them there is nothing left to tell.
+            Ok(()) = services.changed() => {
+                let listed = services.borrow_and_update().clone();
+                told = health.borrow_and_update().clone();
+                session.send_control(announced(labels, &listed, &told)).await?;
+                continue;
+            }
             Ok(()) = health.changed() => {}
         }
         let now = health.borrow_and_update().clone();
+        let listed = services.borrow().clone();
         let changed = |(name, health): (&ServiceName, &HealthState)| {
-            let news = told.get(name) != Some(health);
+            // What has been taken back may still end a visit; nobody knows it any more.
+            let news = listed.contains_key(name) && told.get(name) != Some(health);
             news.then(|| ServiceHealth { name: name.clone(), health: health.clone() })
         };
         let services: Vec<ServiceHealth> = now.iter().filter_map(changed).collect();
@@ -72,6 +85,15 @@ async fn tell(
         }
         told = now;
     }
+}
+
+fn announced(
+    labels: &BTreeMap<String, String>,
+    listed: &Listed,
+    health: &BTreeMap<ServiceName, HealthState>,
+) -> ControlMessage {
+    let services = listed.values().map(|declared| &declared.service);
+    ControlMessage::Services(announcement(labels, services, health))
 }
 
 async fn listen(mut inbox: ControlInbox) {

@@ -7,6 +7,7 @@
 //! agent.rs     per line: announce, serve, remember how it ended
 //! control.rs   Services first, then the last ends (ends.rs), then health as it changes (health.rs)
 //! serve.rs     an open comes in → is it meant for us, is it declared? → a visit
+//! catalogue.rs what is served right now
 //! gate.rs      its turn among the opens of that service
 //! dial.rs      connect to the service, with a reason when that fails ─▶ link's splice
 //! handler.rs   or call the function that is the service
@@ -21,6 +22,7 @@ pub mod service;
 pub mod stats;
 
 mod agent;
+mod catalogue;
 mod control;
 mod dial;
 mod ends;

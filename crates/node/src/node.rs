@@ -69,10 +69,7 @@ impl Node {
             identity = identity.with_credential(credential);
         }
         let identity = Arc::new(identity);
-        let services = config.services().clone();
-        let desk =
-            Desk::new(config.id().clone(), identity.instance(), services, net.clone(), config.stats.clone());
-        let desk = Arc::new(desk);
+        let desk = Arc::new(Desk::new(&config, identity.instance(), net.clone()));
         let labels = Arc::new(config.labels().clone());
         let board = Arc::new(Board::new(config.explorers()));
         let states = board.0.subscribe();

@@ -4,19 +4,21 @@
 //! that was meant, and that the service was declared. Everything a refusal needs to say is here, so that an explorer
 //! that lies, lags or is compromised still reaches nothing but declared services.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use reachback_link::{Address, Inbound, InboundError, Incoming, Net, Spliced, Substream, splice};
 use reachback_wire::{Caller, Code, Instance, NodeId, Open, OpenKind, Refusal, ServiceName, Target, limits};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    catalogue::{Catalogue, Declared},
+    config::NodeConfig,
     dial::dial,
     gate::Gate,
     handler::{self, Handler},
     health::Healths,
     limits::DEADLINE_GRACE,
-    service::{Endpoint, Service},
+    service::Endpoint,
     stats::{Stats, add, count},
 };
 
@@ -24,23 +26,22 @@ use crate::{
 pub(crate) struct Desk {
     pub(crate) id: NodeId,
     pub(crate) instance: Instance,
-    pub(crate) services: BTreeMap<ServiceName, Service>,
+    pub(crate) catalogue: Catalogue,
     pub(crate) net: Arc<dyn Net>,
     pub(crate) healths: Healths,
     pub(crate) stats: Arc<Stats>,
-    gates: BTreeMap<ServiceName, Gate>,
 }
 
 impl Desk {
-    pub(crate) fn new(
-        id: NodeId,
-        instance: Instance,
-        services: BTreeMap<ServiceName, Service>,
-        net: Arc<dyn Net>,
-        stats: Arc<Stats>,
-    ) -> Self {
-        let gates = services.keys().map(|name| (name.clone(), Gate::new())).collect();
-        Self { id, instance, services, net, healths: Healths::new(), stats, gates }
+    pub(crate) fn new(config: &NodeConfig, instance: Instance, net: Arc<dyn Net>) -> Self {
+        Self {
+            id: config.id().clone(),
+            instance,
+            catalogue: Catalogue::new(config.services().values().cloned()),
+            net,
+            healths: Healths::new(),
+            stats: config.stats.clone(),
+        }
     }
 
     /// Takes in what the explorer opens until the session ends. Visits outlive this call: they end by themselves,
@@ -68,8 +69,8 @@ impl Desk {
                 return;
             }
         };
-        let (service, gate) = match self.admit(&open) {
-            Ok(found) => found,
+        let declared = match self.admit(&open) {
+            Ok(declared) => declared,
             Err(refusal) => {
                 count(&self.stats.opens_refused);
                 tracing::info!(%refusal, "open refused");
@@ -77,6 +78,7 @@ impl Desk {
                 return;
             }
         };
+        let Declared { service, gate } = &*declared;
         let name = service.name();
         let outcome = match service.endpoint() {
             Endpoint::Address(address) => self.visit_socket(inbound, &open, name, address, gate).await,
@@ -95,7 +97,7 @@ impl Desk {
     }
 
     /// The declared service that is meant, or why there is none.
-    fn admit(&self, open: &Open) -> Result<(&Service, &Gate), Refusal> {
+    fn admit(&self, open: &Open) -> Result<Arc<Declared>, Refusal> {
         let refuse = |code, text: String| Err(Refusal::new(code, text));
         if let Some(expected) = open.expect_instance
             && expected != self.instance
@@ -117,11 +119,11 @@ impl Desk {
             Some(other) => return refuse(Code::NotHere, format!("this is node {}, not {other}", self.id)),
             None => return refuse(Code::BadFrame, "the open names no target".into()),
         };
-        let (Some(service), Some(gate)) = (self.services.get(name), self.gates.get(name)) else {
+        let Some(declared) = self.catalogue.find(name) else {
             return refuse(Code::ServiceNotFound, self.not_declared(name));
         };
         match open.kind {
-            OpenKind::Stream => Ok((service, gate)),
+            OpenKind::Stream => Ok(declared),
             OpenKind::Call => refuse(
                 Code::ServiceNotFound,
                 format!(
@@ -134,10 +136,11 @@ impl Desk {
     }
 
     fn not_declared(&self, name: &ServiceName) -> String {
-        if self.services.is_empty() {
+        let listed = self.catalogue.list();
+        if listed.is_empty() {
             return format!("node {} declares no services; start it with --service {name}=ADDRESS", self.id);
         }
-        let declared: Vec<&str> = self.services.keys().map(AsRef::as_ref).collect();
+        let declared: Vec<&str> = listed.keys().map(AsRef::as_ref).collect();
         format!("node {} declares no service \"{name}\"; it has: {}", self.id, declared.join(", "))
     }
 

@@ -1,0 +1,68 @@
+//! What the node serves right now: declared at the start, and changed at run time through the control socket.
+//!
+//! A visit keeps what it found here until it ends, so a service that is taken back serves its visitors to the end and
+//! nobody new. Every line watches the list and announces it anew when it changes.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use reachback_wire::ServiceName;
+use tokio::sync::watch;
+
+use crate::{gate::Gate, service::Service};
+
+/// One declared service and what its visits share.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    pub(crate) service: Service,
+    pub(crate) gate: Gate,
+}
+
+/// A list as it was at one moment.
+pub(crate) type Listed = Arc<BTreeMap<ServiceName, Arc<Declared>>>;
+
+/// The list of declared services.
+#[derive(Debug)]
+pub(crate) struct Catalogue(watch::Sender<Listed>);
+
+impl Catalogue {
+    pub(crate) fn new(services: impl IntoIterator<Item = Service>) -> Self {
+        let declared = services.into_iter().map(|service| (service.name().clone(), Declared::new(service)));
+        Self(watch::Sender::new(Arc::new(declared.collect())))
+    }
+
+    pub(crate) fn find(&self, name: &ServiceName) -> Option<Arc<Declared>> {
+        self.0.borrow().get(name).cloned()
+    }
+
+    /// The list as it is now.
+    pub(crate) fn list(&self) -> Listed {
+        self.0.borrow().clone()
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Listed> {
+        self.0.subscribe()
+    }
+
+    /// Replaces the list by what `change` makes of it, unless it refuses.
+    pub(crate) fn change<E>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<ServiceName, Arc<Declared>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut outcome = Ok(());
+        self.0.send_if_modified(|listed| {
+            let mut next = BTreeMap::clone(listed);
+            outcome = change(&mut next);
+            if outcome.is_ok() {
+                *listed = Arc::new(next);
+            }
+            outcome.is_ok()
+        });
+        outcome
+    }
+}
+
+impl Declared {
+    pub(crate) fn new(service: Service) -> Arc<Self> {
+        Arc::new(Self { service, gate: Gate::new() })
+    }
+}
