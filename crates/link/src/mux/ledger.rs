@@ -71,7 +71,8 @@ impl Ledger {
         if !matches!(header.kind, Kind::Data | Kind::WindowUpdate) {
             return Ok(());
         }
-        if header.has(header::SYN) {
+        if header.has(header::SYN) && !header.has(header::RST) {
+            // With both the crate makes no stream, so nobody would ever take the entry away.
             self.entries.entry(header.stream).or_default();
         }
         let Some(entry) = self.entries.get_mut(&header.stream) else {
@@ -309,6 +310,15 @@ mod tests {
         let (mut ledger, budget) = ledger();
         ledger.received(&data(8, 0, 1000)).unwrap();
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_stream_that_is_reset_as_it_begins_leaves_nothing() {
+        let (mut ledger, _budget) = ledger();
+        for stream in 1..100 {
+            ledger.received(&data(stream * 2, header::SYN | header::RST, 0)).unwrap();
+        }
+        assert!(ledger.entries.is_empty());
     }
 
     #[test]
