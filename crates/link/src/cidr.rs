@@ -37,6 +37,16 @@ impl Cidr {
         }
     }
 
+    /// The first address of the block.
+    pub fn network(&self) -> IpAddr {
+        self.network
+    }
+
+    /// How many leading bits count.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether the block is this one address and no other.
     pub fn is_exactly(&self, address: IpAddr) -> bool {
         self.prefix == width(self.network) && self.contains(address)

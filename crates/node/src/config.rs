@@ -5,10 +5,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use reachback_client::{DEFAULT_BUDGET, Random};
-use reachback_link::{Address, MemoryBudget};
+use reachback_link::{Address, MemoryBudget, Proxy};
 use reachback_wire::{Credential, HealthState, NodeId, ServiceName, text::sanitize};
 
 use crate::{
+    allow::AllowDial,
     control::announcement,
     limits::{HEALTH_REASON_MAX, LABEL_MAX},
     service::Service,
@@ -24,6 +25,11 @@ pub struct NodeConfig {
     labels: BTreeMap<String, String>,
     /// What the node shows to explorers, if anything.
     pub credential: Option<Credential>,
+    /// Hosts behind the node that others may reach through it as `NODE/HOST:PORT`; none at first.
+    pub allow_dial: Vec<AllowDial>,
+    /// The proxy through which explorers are dialled, where that is the only way out. Services are never dialled
+    /// through it.
+    pub proxy: Option<Proxy>,
     /// Counters of what the node serves.
     pub stats: Arc<Stats>,
     /// Counters of the sessions.
@@ -81,6 +87,8 @@ impl NodeConfig {
             services: BTreeMap::new(),
             labels: BTreeMap::new(),
             credential: None,
+            allow_dial: Vec::new(),
+            proxy: None,
             stats: Arc::default(),
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(DEFAULT_BUDGET)),

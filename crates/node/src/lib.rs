@@ -9,12 +9,14 @@
 //! serve.rs     an open comes in → is it meant for us, is it declared? → a visit
 //! catalogue.rs what is served right now
 //! gate.rs      its turn among the opens of that service
-//! dial.rs      connect to the service, with a reason when that fails ─▶ link's splice
+//! allow.rs     … or a host behind the node, if that is allowed
+//! dial.rs      connect to it, with a reason when that fails ─▶ link's splice
 //! handler.rs   or call the function that is the service
 //! ```
 //!
 //! Embedding takes a configuration and one call; see `examples/` of the repository.
 
+pub mod allow;
 pub mod config;
 pub mod handler;
 pub mod node;
@@ -31,6 +33,7 @@ mod health;
 mod limits;
 mod serve;
 
+pub use allow::{AllowDial, AllowDialError};
 pub use config::{ConfigError, NodeConfig};
 pub use handler::{Handler, Visit};
 pub use node::{LineStatus, Node};

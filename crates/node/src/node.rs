@@ -6,7 +6,7 @@ use reachback_client::{
     Identity, LineState, RandomError,
     line::{Line, LineEnd},
 };
-use reachback_link::{Address, Net};
+use reachback_link::{Address, Net, Proxied};
 use reachback_wire::{NodeId, Role};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
@@ -70,6 +70,10 @@ impl Node {
         }
         let identity = Arc::new(identity);
         let desk = Arc::new(Desk::new(&config, identity.instance(), net.clone()));
+        let net = match config.proxy.clone() {
+            Some(proxy) => Arc::new(Proxied::new(net, proxy)),
+            None => net,
+        };
         let labels = Arc::new(config.labels().clone());
         let board = Arc::new(Board::new(config.explorers()));
         let states = board.0.subscribe();

@@ -1,19 +1,20 @@
 //! What happens when someone reaches back: an open comes in, is checked, and becomes a visit.
 //!
 //! The explorer has authorised the open already; the node checks again what only it can know: that it is the process
-//! that was meant, and that the service was declared. Everything a refusal needs to say is here, so that an explorer
-//! that lies, lags or is compromised still reaches nothing but declared services.
+//! that was meant, and that the service was declared (or the host allowed). Everything a refusal needs to say is here, so that an explorer
+//! that lies, lags or is compromised still reaches nothing but what was declared.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt::Display, sync::Arc, time::Duration};
 
-use reachback_link::{Address, Inbound, InboundError, Incoming, Net, Spliced, Substream, splice};
+use reachback_link::{Address, Inbound, InboundError, Incoming, Net, Spliced, Substream, Transport, splice};
 use reachback_wire::{Caller, Code, Instance, NodeId, Open, OpenKind, Refusal, ServiceName, Target, limits};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    allow::AllowDial,
     catalogue::{Catalogue, Declared},
     config::NodeConfig,
-    dial::dial,
+    dial::{dial, dial_host},
     gate::Gate,
     handler::{self, Handler},
     health::Healths,
@@ -30,6 +31,9 @@ pub(crate) struct Desk {
     pub(crate) net: Arc<dyn Net>,
     pub(crate) healths: Healths,
     pub(crate) stats: Arc<Stats>,
+    allow_dial: Vec<AllowDial>,
+    /// All hosts behind the node share one.
+    host_gate: Gate,
 }
 
 impl Desk {
@@ -41,6 +45,8 @@ impl Desk {
             net,
             healths: Healths::new(),
             stats: config.stats.clone(),
+            allow_dial: config.allow_dial.clone(),
+            host_gate: Gate::new(),
         }
     }
 
@@ -70,7 +76,12 @@ impl Desk {
             }
         };
         let declared = match self.admit(&open) {
-            Ok(declared) => declared,
+            Ok(Admitted::Service(declared)) => declared,
+            Ok(Admitted::Host { host, port }) => {
+                let outcome = self.visit_host(inbound, &open, (&host, port)).await;
+                self.note(&format_args!("{host} port {port}"), outcome);
+                return;
+            }
             Err(refusal) => {
                 count(&self.stats.opens_refused);
                 tracing::info!(%refusal, "open refused");
@@ -86,18 +97,22 @@ impl Desk {
                 self.visit_handler(inbound, open.caller, name, handler.as_ref()).await
             }
         };
+        self.note(name, outcome);
+    }
+
+    fn note(&self, service: &dyn Display, outcome: Result<(), Visited>) {
         match outcome {
             Ok(()) => count(&self.stats.visits_finished),
-            Err(Visited::Not(why)) => tracing::info!(service = %name, reason = %why, "no visit"),
+            Err(Visited::Not(why)) => tracing::info!(%service, reason = %why, "no visit"),
             Err(Visited::Broken(why)) => {
                 count(&self.stats.visits_broken);
-                tracing::info!(service = %name, reason = %why, "visit broke");
+                tracing::info!(%service, reason = %why, "visit broke");
             }
         }
     }
 
-    /// The declared service that is meant, or why there is none.
-    fn admit(&self, open: &Open) -> Result<Arc<Declared>, Refusal> {
+    /// What is meant: a declared service or a host behind the node, or why there is neither.
+    fn admit(&self, open: &Open) -> Result<Admitted, Refusal> {
         let refuse = |code, text: String| Err(Refusal::new(code, text));
         if let Some(expected) = open.expect_instance
             && expected != self.instance
@@ -112,9 +127,21 @@ impl Desk {
         }
         let name = match &open.target {
             Some(Target::Service { node, service }) if *node == self.id => service,
-            Some(Target::Dial { node, .. }) if *node == self.id => {
-                let text = format!("node {} opens no way to other hosts; reach one of its services", self.id);
-                return refuse(Code::Denied, text);
+            Some(Target::Dial { node, host, port }) if *node == self.id => {
+                if self.allow_dial.is_empty() {
+                    let text = format!(
+                        "node {} opens no way to other hosts; reach one of its services, or start it with --allow-dial \
+                         CIDR:PORTS",
+                        self.id
+                    );
+                    return refuse(Code::Denied, text);
+                }
+                if open.kind != OpenKind::Stream {
+                    let text =
+                        "calls go to services; a host behind a node takes streams (connect, forward, socks)";
+                    return refuse(Code::BadFrame, text.into());
+                }
+                return Ok(Admitted::Host { host: host.clone(), port: *port });
             }
             Some(other) => return refuse(Code::NotHere, format!("this is node {}, not {other}", self.id)),
             None => return refuse(Code::BadFrame, "the open names no target".into()),
@@ -123,7 +150,7 @@ impl Desk {
             return refuse(Code::ServiceNotFound, self.not_declared(name));
         };
         match open.kind {
-            OpenKind::Stream => Ok(declared),
+            OpenKind::Stream => Ok(Admitted::Service(declared)),
             OpenKind::Call => refuse(
                 Code::ServiceNotFound,
                 format!(
@@ -167,6 +194,28 @@ impl Desk {
             dialled
         };
         let (substream, transport) = inbound.answer(work).await?;
+        self.splice(substream, transport).await
+    }
+
+    async fn visit_host(&self, inbound: Inbound, open: &Open, host: (&str, u16)) -> Result<(), Visited> {
+        let deadline = Instant::now() + dial_time(open.deadline_ms);
+        let work = async {
+            let dialled =
+                dial_host(self.net.as_ref(), &self.allow_dial, host, &self.host_gate, deadline).await;
+            if let Err(refusal) = &dialled {
+                count(match refusal.code {
+                    Code::Denied => &self.stats.opens_refused,
+                    Code::Saturated => &self.stats.opens_saturated,
+                    _ => &self.stats.services_unreachable,
+                });
+            }
+            dialled
+        };
+        let (substream, transport) = inbound.answer(work).await?;
+        self.splice(substream, transport).await
+    }
+
+    async fn splice(&self, substream: Substream, transport: Transport) -> Result<(), Visited> {
         count(&self.stats.visits_served);
         let Spliced { to_peer, from_peer, end } = splice(substream, transport).await;
         add(&self.stats.bytes_to_services, from_peer);
@@ -195,6 +244,14 @@ pub(crate) fn note_panic(finished: Result<(), tokio::task::JoinError>) {
     {
         tracing::error!(%error, "a visit panicked; its stream was reset");
     }
+}
+
+/// What an open may reach.
+enum Admitted {
+    /// A declared service.
+    Service(Arc<Declared>),
+    /// A host behind the node, whose addresses have still to be looked at.
+    Host { host: String, port: u16 },
 }
 
 /// How a visit failed.
