@@ -4,6 +4,7 @@
 //! identity.rs      who dials                       line.rs          dial, live, wait, dial again
 //! client.rs        one session, for one command    reconnecting.rs  a session that comes back
 //! call.rs          one JSON-RPC call               forward.rs       a local port that is a service far away
+//! uplink.rs        the lines of a process          presence.rs      whether a node is there, as the explorer tells
 //! connect.rs       standard input and output as a stream
 //! ```
 //!
@@ -16,8 +17,10 @@ pub mod forward;
 pub mod identity;
 pub mod limits;
 pub mod line;
+mod presence;
 pub mod reconnecting;
 pub mod stats;
+pub mod uplink;
 
 pub use call::CallError;
 pub use client::{Client, ClientOptions, ConnectError};
@@ -28,3 +31,4 @@ pub use limits::DEFAULT_BUDGET;
 pub use line::LineState;
 pub use reconnecting::{NoStream, Reconnecting};
 pub use stats::Stats;
+pub use uplink::{Uplink, UplinkLine};

@@ -17,3 +17,17 @@ pub(crate) const FORWARD_VISITORS: usize = limits::SUBSTREAMS_FROM_CLIENT as usi
 /// Bytes that peers may make a process hold when its program doesn't say: two sessions at the link's own limit. The
 /// command line gives a share of the machine's memory instead.
 pub const DEFAULT_BUDGET: usize = 2 * limits::SESSION_UNREAD_MAX;
+
+/// The pause before something is tried again that has just failed for a reason that passes: nobody notices it, and a
+/// peer that fails at once is not asked more than a few times a second.
+pub(crate) const RETRY_PAUSE: Duration = Duration::from_millis(250);
+
+/// When an explorer that does not tell about nodes is asked again: it may have been too busy, or be a newer one by then.
+pub(crate) const WATCH_AGAIN: Duration = Duration::from_secs(5);
+
+/// One text of `explorer.watch` about one node: what a node may declare, four times over, for its ends and the JSON
+/// around it.
+pub(crate) const WATCH_ITEM_MAX: usize = 4 * limits::SERVICES_MAX;
+
+/// The pause between tries to listen again where somebody else has taken the port meanwhile.
+pub(crate) const REBIND_PAUSE: Duration = Duration::from_millis(500);

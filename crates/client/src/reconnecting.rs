@@ -16,6 +16,7 @@ use crate::{
     limits::GOODBYE,
     line::{Line, LineEnd, LineState, Standing, Tenant},
     stats::Stats,
+    uplink::{Uplink, UplinkLine},
 };
 
 /// A client with its own dial loop. Dropping it ends the session and every substream of it.
@@ -72,7 +73,7 @@ impl Reconnecting {
     /// There is no session now, or the stream did not come about.
     pub async fn open(&self, target: Target) -> Result<Substream, NoStream> {
         let Some(session) = self.session() else {
-            return Err(NoStream::NotConnected(self.why_not()));
+            return Err(NoStream::NotConnected(self.states.borrow().why_not()));
         };
         Ok(session.open(Open::stream(target)).await?)
     }
@@ -85,6 +86,12 @@ impl Reconnecting {
     /// What the line is doing. Its last value is [`LineState::Stopped`].
     pub fn states(&self) -> watch::Receiver<LineState> {
         self.states.clone()
+    }
+
+    /// A handle on the line for whatever listens here. It does not keep the client alive.
+    pub fn uplink(&self) -> Uplink {
+        let line = UplinkLine { session: self.session.clone(), state: self.states.clone() };
+        Uplink::new([line], self.stats.clone())
     }
 
     /// Ends a wait between attempts; does nothing while a session stands.
@@ -105,16 +112,6 @@ impl Reconnecting {
             tracing::debug!("the explorer did not take the goodbye in time");
         }
     }
-
-    fn why_not(&self) -> String {
-        match &*self.states.borrow() {
-            LineState::Dialing { .. } => "dialing it now".into(),
-            LineState::Handshaking => "shaking hands with it now".into(),
-            LineState::Serving { .. } => "the session has just ended".into(),
-            LineState::BackingOff { reason, .. } => reason.clone(),
-            LineState::Stopped => "the client has stopped".into(),
-        }
-    }
 }
 
 impl NoStream {
@@ -123,6 +120,17 @@ impl NoStream {
         match self {
             Self::NotConnected(_) => Code::PeerUnreachable,
             Self::Open(error) => error.code(),
+        }
+    }
+
+    /// Whether waiting can help a visitor of whom nothing was sent along with the open.
+    pub(crate) fn passes(&self) -> bool {
+        match self {
+            Self::NotConnected(_) | Self::Open(OpenError::Ended(_) | OpenError::Lost(_)) => true,
+            Self::Open(OpenError::Refused(refusal)) => {
+                matches!(refusal.code, Code::NodeOffline | Code::NotHere | Code::Draining | Code::Saturated)
+            }
+            Self::Open(_) => false,
         }
     }
 }

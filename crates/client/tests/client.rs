@@ -3,12 +3,10 @@
 
 mod support;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use reachback_client::{
-    CallError, Client, ClientOptions, Forward, LineState, NoStream, Random, Reconnecting, call, pipe,
-};
-use reachback_link::{Inbound, Net, OpenError, Pulse, RealNet, StreamEnd, Substream, Transport};
+use reachback_client::{CallError, Client, ClientOptions, Random, call, pipe};
+use reachback_link::{Inbound, OpenError, Pulse, RealNet, StreamEnd, Substream};
 use reachback_wire::{Code, EndStatus, OpenKind, Record, RecordKind, Refusal, Target, limits};
 use serde_json::{Value, json};
 use support::{Hub, PATIENCE, Peer, within};
@@ -276,93 +274,6 @@ async fn a_pipe_that_breaks_says_how() {
         let piped = within("the pipe's end", pipes.join_next()).await.unwrap().unwrap().unwrap();
         assert_eq!(piped.code(), Some(code), "{how}: {:?}", piped.end);
     }
-}
-
-/// A forwarded port, its client, and its hub with the first session.
-struct Port {
-    hub: Hub,
-    peer: Peer,
-    client: Arc<Reconnecting>,
-    forward: Forward,
-}
-
-async fn port() -> Port {
-    let mut hub = Hub::bind().await;
-    let client = Arc::new(Reconnecting::start(Arc::new(RealNet), hub.address(), options()));
-    let peer = hub.admit().await;
-    let mut states = client.states();
-    let stands = states.wait_for(|state| matches!(state, LineState::Serving { .. }));
-    within("the session", stands).await.unwrap();
-    let forward =
-        Forward::start(&RealNet, client.clone(), &"127.0.0.1:0".parse().unwrap(), target()).await.unwrap();
-    Port { hub, peer, client, forward }
-}
-
-async fn visit(forward: &Forward) -> Transport {
-    RealNet.connect(&forward.local().to_string().parse().unwrap()).await.unwrap()
-}
-
-async fn reset_seen(visitor: &mut Transport) {
-    let read = within("the reset", visitor.read(&mut [0; 16])).await;
-    assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
-}
-
-#[tokio::test]
-async fn every_visitor_of_a_forwarded_port_gets_a_stream_of_its_own() {
-    let mut port = port().await;
-    let mut visitors = Vec::new();
-    for n in 0..3u8 {
-        let mut visitor = visit(&port.forward).await;
-        let mut service = accept(&mut port.peer).await;
-        service.send(RecordKind::Data, &[n]).await.unwrap();
-        let mut greeting = [0];
-        within("the greeting", visitor.read_exact(&mut greeting)).await.unwrap();
-        assert_eq!(greeting, [n]);
-        visitors.push((visitor, service));
-    }
-    let (mut visitor, mut service) = visitors.pop().unwrap();
-    visitor.shutdown().await.unwrap();
-    assert!(matches!(within("the half-close", service.next()).await, Ok(Record::End(None))));
-    service.send(RecordKind::Data, b"late answer").await.unwrap();
-    service.finish(None).await.unwrap();
-    let mut answer = Vec::new();
-    within("the answer", visitor.read_to_end(&mut answer)).await.unwrap();
-    assert_eq!(answer, b"late answer");
-
-    let (mut visitor, service) = visitors.pop().unwrap();
-    service.reset(Code::Reset, "service died");
-    reset_seen(&mut visitor).await;
-}
-
-#[tokio::test]
-async fn a_visitor_is_reset_while_target_or_line_is_down_and_served_again_afterwards() {
-    let mut port = port().await;
-    let mut visitor = visit(&port.forward).await;
-    inbound(&mut port.peer).await.refuse(Refusal::new(Code::NodeOffline, "edge-7 is offline")).await;
-    reset_seen(&mut visitor).await;
-
-    let Port { mut hub, peer, client, forward } = port;
-    drop(peer);
-    let mut states = client.states();
-    within("the end", states.wait_for(|state| !matches!(state, LineState::Serving { .. }))).await.unwrap();
-    let mut visitor = visit(&forward).await;
-    reset_seen(&mut visitor).await;
-    let outcome = client.open(target()).await;
-    assert!(matches!(outcome, Err(NoStream::NotConnected(_))), "{outcome:?}");
-
-    let mut peer = hub.admit().await;
-    within("the session", states.wait_for(|state| matches!(state, LineState::Serving { .. }))).await.unwrap();
-    let mut visitor = visit(&forward).await;
-    let mut service = accept(&mut peer).await;
-    service.send(RecordKind::Data, b"back").await.unwrap();
-    let mut greeting = [0; 4];
-    within("the greeting", visitor.read_exact(&mut greeting)).await.unwrap();
-    assert_eq!(&greeting, b"back");
-
-    let address = forward.local().to_string().parse().unwrap();
-    within("the shutdown", forward.shutdown()).await;
-    reset_seen(&mut visitor).await;
-    assert!(RealNet.connect(&address).await.is_err(), "the port is closed");
 }
 
 #[tokio::test]

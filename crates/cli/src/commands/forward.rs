@@ -62,7 +62,7 @@ async fn forward(
     let mut states = client.states();
     let mut lines = Vec::new();
     for PortSpec { listen, target } in specs {
-        match Forward::start(&RealNet, client.clone(), &listen, target.clone()).await {
+        match Forward::start(Arc::new(RealNet), client.uplink(), &listen, target.clone(), None).await {
             Ok(forward) => {
                 lines.push(format!("{} -> {target}", forward.local()));
                 forwards.push(forward);
@@ -111,7 +111,7 @@ async fn tell(states: &mut watch::Receiver<LineState>, address: &Address, output
                 output.status(format_args!("{address} does not answer heartbeats, but bytes arrive"))
             }
             Some(Change::Offline { reason, wait }) => output.status(format_args!(
-                "no line to {address}: {reason}; visitors get a reset; next attempt in {}",
+                "no line to {address}: {reason}; the ports are closed; next attempt in {}",
                 short(wait)
             )),
         }
