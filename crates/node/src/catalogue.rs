@@ -8,13 +8,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use reachback_wire::ServiceName;
 use tokio::sync::watch;
 
-use crate::{gate::Gate, service::Service};
+use crate::{call::Lines, gate::Gate, service::Service};
 
 /// One declared service and what its visits share.
 #[derive(Debug)]
 pub(crate) struct Declared {
     pub(crate) service: Service,
     pub(crate) gate: Gate,
+    /// The connection that its calls share, if they do.
+    pub(crate) lines: Lines,
 }
 
 /// A list as it was at one moment.
@@ -63,6 +65,7 @@ impl Catalogue {
 
 impl Declared {
     pub(crate) fn new(service: Service) -> Arc<Self> {
-        Arc::new(Self { service, gate: Gate::new() })
+        let lines = Lines::new(service.name().clone());
+        Arc::new(Self { service, gate: Gate::new(), lines })
     }
 }

@@ -12,6 +12,7 @@
 //! allow.rs     … or a host behind the node, if that is allowed
 //! dial.rs      connect to it, with a reason when that fails ─▶ link's splice
 //! handler.rs   or call the function that is the service
+//! call/        or, for a call, speak the service's own framing
 //! ```
 //!
 //! Embedding takes a configuration and one call; see `examples/` of the repository.
@@ -24,6 +25,7 @@ pub mod service;
 pub mod stats;
 
 mod agent;
+mod call;
 mod catalogue;
 mod control;
 mod dial;

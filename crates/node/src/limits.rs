@@ -3,9 +3,41 @@
 
 use std::time::Duration;
 
+use reachback_wire::limits;
+
 /// How much earlier than the opener's deadline a node gives up on a service: the refusal says why, the opener's own
 /// timeout could not, so the refusal should be there first. A slow link's round trip.
 pub(crate) const DEADLINE_GRACE: Duration = Duration::from_millis(250);
+
+/// The longest deadline of a call: what an explorer grants, so that an explorer that lies can't make calls stay.
+pub(crate) const CALL_DEADLINE_MAX: Duration = Duration::from_secs(600);
+
+/// Bytes of all requests together that wait to be written to services, and of all answers of shared connections that
+/// wait to be read by callers: four of the largest each, or thousands of ordinary ones.
+pub(crate) const CALL_BODIES: usize = 4 * limits::CALL_BODY_MAX;
+
+/// One read from a service during a call: what one record holds.
+pub(crate) const CALL_READ: usize = limits::RECORD_MAX;
+
+/// How long a service may keep the connection of a notification that it has been sent whole: it needs no longer to
+/// read what lies in its socket, and nobody waits.
+pub(crate) const NOTIFICATION_LINGER: Duration = Duration::from_secs(1);
+
+/// Requests in one batch. Each costs some words of bookkeeping, whatever its size; a longer batch is a file.
+pub(crate) const BATCH_MAX: usize = 10_000;
+
+/// Requests queued for one shared connection. Whoever finds it full waits within its deadline.
+pub(crate) const LINES_WRITES: usize = 64;
+
+/// Messages of a service's own accord that one caller may leave unread before its call is ended: a burst passes, and
+/// who is further behind does not catch up.
+pub(crate) const LINES_ITEMS: usize = 256;
+
+/// New connections tried for one call when the shared one closes before the call was put on it.
+pub(crate) const LINES_DIALS: usize = 3;
+
+/// How much of both ends of an overlong line is kept to find whose it is: the id stands at one of them.
+pub(crate) const LINES_TAIL: usize = 4096;
 
 /// How long a handler that has returned waits for its visitor's half to end. What the kernel gives an orphaned
 /// socket (`tcp_fin_timeout`), because it is the same situation.

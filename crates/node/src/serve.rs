@@ -12,6 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     allow::AllowDial,
+    call::{self, Bodies},
     catalogue::{Catalogue, Declared},
     config::NodeConfig,
     dial::{dial, dial_host},
@@ -31,6 +32,7 @@ pub(crate) struct Desk {
     pub(crate) net: Arc<dyn Net>,
     pub(crate) healths: Healths,
     pub(crate) stats: Arc<Stats>,
+    pub(crate) bodies: Bodies,
     allow_dial: Vec<AllowDial>,
     /// All hosts behind the node share one.
     host_gate: Gate,
@@ -45,6 +47,7 @@ impl Desk {
             net,
             healths: Healths::new(),
             stats: config.stats.clone(),
+            bodies: Bodies::new(),
             allow_dial: config.allow_dial.clone(),
             host_gate: Gate::new(),
         }
@@ -89,9 +92,12 @@ impl Desk {
                 return;
             }
         };
-        let Declared { service, gate } = &*declared;
+        let Declared { service, gate, .. } = &*declared;
         let name = service.name();
         let outcome = match service.endpoint() {
+            Endpoint::Address(address) if open.kind == OpenKind::Call => {
+                call::serve(&self, inbound, &open, &declared, address).await
+            }
             Endpoint::Address(address) => self.visit_socket(inbound, &open, name, address, gate).await,
             Endpoint::Handler(handler) => {
                 self.visit_handler(inbound, open.caller, name, handler.as_ref()).await
@@ -151,13 +157,13 @@ impl Desk {
         };
         match open.kind {
             OpenKind::Stream => Ok(Admitted::Service(declared)),
-            OpenKind::Call => refuse(
-                Code::ServiceNotFound,
-                format!(
-                    "calls to services of nodes are not in this version; reach {}/{name} with connect or forward",
-                    self.id
+            OpenKind::Call => match declared.service.endpoint() {
+                Endpoint::Address(_) => Ok(Admitted::Service(declared)),
+                Endpoint::Handler(_) => refuse(
+                    Code::ServiceNotFound,
+                    format!("{}/{name} takes streams, not calls; reach it with connect or forward", self.id),
                 ),
-            ),
+            },
             OpenKind::Control => refuse(Code::BadFrame, "control is opened by the dialer, once".into()),
         }
     }
@@ -180,19 +186,7 @@ impl Desk {
         gate: &Gate,
     ) -> Result<(), Visited> {
         let deadline = Instant::now() + dial_time(open.deadline_ms);
-        let work = async {
-            let dialled = dial(self.net.as_ref(), name, address, gate, deadline).await;
-            match &dialled {
-                Ok(_) => self.healths.reached(name),
-                // That many wait is about the visitors, not about the service.
-                Err(refusal) if refusal.code == Code::Saturated => count(&self.stats.opens_saturated),
-                Err(refusal) => {
-                    count(&self.stats.services_unreachable);
-                    self.healths.failed(name, &refusal.message);
-                }
-            }
-            dialled
-        };
+        let work = self.reach(name, address, gate, deadline);
         let (substream, transport) = inbound.answer(work).await?;
         self.splice(substream, transport).await
     }
@@ -221,6 +215,30 @@ impl Desk {
         add(&self.stats.bytes_to_services, from_peer);
         add(&self.stats.bytes_from_services, to_peer);
         end.map_err(|error| Visited::Broken(error.to_string()))
+    }
+
+    /// Connects to a service and remembers how that went.
+    ///
+    /// # Errors
+    /// Nothing has reached the service; the refusal says why.
+    pub(crate) async fn reach(
+        &self,
+        name: &ServiceName,
+        address: &Address,
+        gate: &Gate,
+        deadline: Instant,
+    ) -> Result<Transport, Refusal> {
+        let dialled = dial(self.net.as_ref(), name, address, gate, deadline).await;
+        match &dialled {
+            Ok(_) => self.healths.reached(name),
+            // That many wait is about the visitors, not about the service.
+            Err(refusal) if refusal.code == Code::Saturated => count(&self.stats.opens_saturated),
+            Err(refusal) => {
+                count(&self.stats.services_unreachable);
+                self.healths.failed(name, &refusal.message);
+            }
+        }
+        dialled
     }
 
     async fn visit_handler(
@@ -255,7 +273,7 @@ enum Admitted {
 }
 
 /// How a visit failed.
-enum Visited {
+pub(crate) enum Visited {
     /// It did not begin.
     Not(String),
     /// It began and did not end in order.
@@ -269,7 +287,8 @@ impl From<InboundError> for Visited {
 }
 
 /// What is left for dialing the service: the answer should be on its way before the opener stops waiting for it.
-fn dial_time(deadline_ms: Option<u64>) -> Duration {
+pub(crate) fn dial_time(deadline_ms: Option<u64>) -> Duration {
     let asked = deadline_ms.map_or(limits::OPEN_TIMEOUT, Duration::from_millis).min(limits::OPEN_TIMEOUT);
-    asked.saturating_sub(DEADLINE_GRACE)
+    // Who has little time still wants most of it used.
+    asked - DEADLINE_GRACE.min(asked / 4)
 }

@@ -17,7 +17,14 @@ pub struct Service {
     name: ServiceName,
     endpoint: Endpoint,
     framing: Option<Framing>,
+    path: Option<Box<str>>,
 }
+
+/// Where a call is posted when nothing else was said.
+const DEFAULT_PATH: &str = "/rpc";
+
+/// The longest path, in bytes.
+const PATH_MAX: usize = 1024;
 
 /// Where a service lives.
 #[derive(Clone)]
@@ -50,7 +57,7 @@ pub struct ServiceError {
 impl Service {
     /// A service at an endpoint.
     pub fn new(name: ServiceName, endpoint: Endpoint) -> Self {
-        Self { name, endpoint, framing: None }
+        Self { name, endpoint, framing: None, path: None }
     }
 
     /// A service that is a function of this program; see [`Handler`].
@@ -63,7 +70,7 @@ impl Service {
     }
 
     /// Reads `NAME=ADDRESS[,key=value…]`, as in `ssh=22` or `rpc=/run/app/rpc.sock,framing=http`. ADDRESS is
-    /// `unix:///path`, `/path`, `tcp://HOST:PORT`, `HOST:PORT` or `PORT` (on 127.0.0.1).
+    /// `unix:///path`, `/path`, `tcp://HOST:PORT`, `HOST:PORT` or `PORT` (on 127.0.0.1). Keys: `framing` (see [`Framing`]) and `path`, where calls are posted.
     ///
     /// # Errors
     /// The entry breaks the grammar; the error says where and what to write.
@@ -87,10 +94,17 @@ impl Service {
                 "framing" => {
                     service.framing = Some(value.parse().map_err(|error: FramingError| refuse(error.0))?)
                 }
+                "path" if service.path.is_some() => return Err(refuse("path is given twice".into())),
+                "path" => service.path = Some(check_path(value.trim()).map_err(refuse)?),
                 other => return Err(refuse(unknown_key(other))),
             }
         }
-        Ok(service)
+        match service.framing {
+            Some(other @ (Framing::Lines | Framing::Raw)) if service.path.is_some() => {
+                Err(refuse(format!("path is for framing=http; with framing={} leave it out", other.as_str())))
+            }
+            _ => Ok(service),
+        }
     }
 
     /// The same service with its calls framed this way.
@@ -98,6 +112,15 @@ impl Service {
     pub fn with_framing(mut self, framing: Framing) -> Self {
         self.framing = Some(framing);
         self
+    }
+
+    /// The same service with its calls posted to this path. Means nothing for other framings than HTTP.
+    ///
+    /// # Errors
+    /// It is not a path.
+    pub fn with_path(mut self, path: &str) -> Result<Self, ServiceError> {
+        self.path = Some(check_path(path).map_err(|reason| ServiceError::new(self.name.as_ref(), reason))?);
+        Ok(self)
     }
 
     /// What callers write after the node's id.
@@ -110,9 +133,14 @@ impl Service {
         &self.endpoint
     }
 
-    /// How its calls are framed, where that was said.
+    /// How its calls are framed, where that was said. Calls of a service that didn't are HTTP.
     pub fn framing(&self) -> Option<Framing> {
         self.framing
+    }
+
+    /// Where its calls are posted.
+    pub fn path(&self) -> &str {
+        self.path.as_deref().unwrap_or(DEFAULT_PATH)
     }
 }
 
@@ -216,13 +244,25 @@ impl FromStr for Framing {
 }
 
 /// Keys that later versions have, so that an entry written for them is not called a typing error.
-const LATER: [&str; 3] = ["allow", "compression", "path"];
+const LATER: [&str; 2] = ["allow", "compression"];
+
+/// A path as it stands in the first line of an HTTP request.
+fn check_path(path: &str) -> Result<Box<str>, String> {
+    let fine = |byte: u8| {
+        byte.is_ascii_graphic()
+            && !matches!(byte, b'#' | b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}')
+    };
+    if path.starts_with('/') && path.len() <= PATH_MAX && path.bytes().all(fine) {
+        return Ok(path.into());
+    }
+    Err(format!("path \"{}\" is none; write /rpc or the like, everything unusual as %XX", sanitize(path, 64)))
+}
 
 fn unknown_key(key: &str) -> String {
     if LATER.contains(&key) {
         return format!("key \"{key}\" is not in this version; leave it out");
     }
-    format!("unknown key \"{}\"; the one there is is \"framing\"", sanitize(key, 64))
+    format!("unknown key \"{}\"; there are \"framing\" and \"path\"", sanitize(key, 64))
 }
 
 #[cfg(test)]
@@ -248,6 +288,14 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_where_calls_are_posted() {
+        assert_eq!(Service::parse("rpc=80").unwrap().path(), "/rpc");
+        assert_eq!(Service::parse("rpc=80,path=/v1/rpc?x=%20").unwrap().path(), "/v1/rpc?x=%20");
+        assert_eq!(Service::parse("rpc=80").unwrap().with_path("/").unwrap().path(), "/");
+        assert!(Service::parse("rpc=80").unwrap().with_path("x").unwrap_err().to_string().contains("rpc"));
+    }
+
+    #[test]
     fn refusals_say_what_and_what_instead() {
         for (entry, part) in [
             ("ssh", "write NAME=ADDRESS"),
@@ -268,9 +316,16 @@ mod tests {
             ("rpc=80,framing", "is not key=value"),
             ("rpc=80,framing=grpc", "is not http, lines or raw"),
             ("rpc=80,framing=http,framing=raw", "given twice"),
-            ("rpc=80,framng=http", "the one there is is \"framing\""),
+            ("rpc=80,framng=http", "there are \"framing\" and \"path\""),
             ("rpc=80,colour=red", "unknown key \"colour\""),
-            ("rpc=80,path=/rpc", "not in this version"),
+            ("rpc=80,compression=lz4", "not in this version"),
+            ("rpc=80,path=rpc", "is none"),
+            ("rpc=80,path=", "is none"),
+            ("rpc=80,path=/a b", "is none"),
+            ("rpc=80,path=/a#b", "is none"),
+            ("rpc=80,path=/a,path=/b", "given twice"),
+            ("rpc=80,framing=lines,path=/rpc", "for framing=http"),
+            ("rpc=80,path=/rpc,framing=raw", "for framing=http"),
         ] {
             let refusal = Service::parse(entry).expect_err(entry).to_string();
             assert!(refusal.contains(part), "{entry}: {refusal}");

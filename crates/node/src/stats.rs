@@ -9,8 +9,12 @@ pub struct Stats {
     pub visits_served: AtomicU64,
     /// Of those, streams that ended in order on both sides.
     pub visits_finished: AtomicU64,
-    /// Of those, streams that broke: reset by a side, or lost with the session.
+    /// Streams and calls that broke: reset by a side, timed out, or lost with the session.
     pub visits_broken: AtomicU64,
+    /// Calls whose service was connected.
+    pub calls_served: AtomicU64,
+    /// Of those, calls that were answered whole; a service's own error is an answer.
+    pub calls_answered: AtomicU64,
     /// Opens for something that is not here: undeclared service, other node, other instance.
     pub opens_refused: AtomicU64,
     /// Opens refused because too many others waited for the same service.

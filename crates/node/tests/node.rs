@@ -174,9 +174,9 @@ async fn a_unix_socket_is_a_service_too() {
 #[tokio::test]
 async fn only_what_was_declared_can_be_reached() {
     let (listener, address) = tcp().await;
-    let world = world([service(&format!("db={address}"))]).await;
+    let world = world([service(&format!("db={address}")), echo()]).await;
     for (open, code, part) in [
-        (stream("edge-7/ssh"), Code::ServiceNotFound, "it has: db"),
+        (stream("edge-7/ssh"), Code::ServiceNotFound, "it has: db, echo"),
         (stream("edge-8/db"), Code::NotHere, "this is node edge-7"),
         (stream("@explorer/api"), Code::NotHere, "this is node edge-7"),
         (
@@ -186,7 +186,7 @@ async fn only_what_was_declared_can_be_reached() {
         ),
         (Open { hop: 2, ..stream("edge-7/db") }, Code::NotHere, "2 explorers"),
         (
-            Open::call("edge-7/db".parse::<Target>().unwrap(), PATIENCE),
+            Open::call("edge-7/echo".parse::<Target>().unwrap(), PATIENCE),
             Code::ServiceNotFound,
             "connect or forward",
         ),

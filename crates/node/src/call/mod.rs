@@ -1,0 +1,168 @@
+//! Calls: one JSON-RPC request to a service of this node, its answer, and one deadline over both.
+//!
+//! A service speaks one of three framings and knows nothing of tunnels; a caller far away has to learn exactly one
+//! outcome, the right one. So the request is read whole before the service sees any of it (too large, or broken off, is
+//! then still "nothing happened"), it is written once, the answer is passed on while it comes, and every end of the
+//! service's connection but a complete answer is an error. The way of a call:
+//!
+//! ```text
+//! mod.rs       dial within the open ─▶ request.rs ─▶ one of the framings ─▶ answer.rs
+//! http.rs      one POST on a connection of its own         items.rs     event streams and JSON lines
+//! raw.rs       a connection of its own, JSON until it is complete       scan.rs      where a JSON text ends
+//! lines.rs     one connection for all calls                envelope.rs  ids found, exchanged, restored
+//! ```
+
+mod answer;
+mod envelope;
+mod http;
+mod items;
+mod lines;
+mod raw;
+mod request;
+mod scan;
+
+use std::{sync::Arc, time::Duration};
+
+use reachback_link::{Address, Inbound, StreamEnd, Substream, Transport};
+use reachback_wire::{Code, Open, Refusal, limits as wire_limits};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+pub(crate) use self::lines::Lines;
+use self::{answer::Answer, lines::Connection, request::Request};
+use crate::{
+    catalogue::Declared,
+    limits,
+    serve::{Desk, Visited, dial_time},
+    service::{Framing, Service},
+    stats::{add, count},
+};
+
+/// What bodies of all calls of the node may take, in units of [`request::UNIT`].
+pub(crate) struct Bodies {
+    /// Requests on their way to services.
+    requests: Arc<Semaphore>,
+    /// Answers of shared connections on their way to callers.
+    answers: Arc<Semaphore>,
+}
+
+impl Bodies {
+    pub(crate) fn new() -> Self {
+        let room = || Arc::new(Semaphore::new(limits::CALL_BODIES / request::UNIT));
+        Self { requests: room(), answers: room() }
+    }
+}
+
+/// Why a call has no answer of the service.
+enum Trouble {
+    /// The caller gave up, or its session ended: nobody is left to be told.
+    Gone(StreamEnd),
+    /// What the caller is told.
+    Failed(Code, String),
+}
+
+impl From<StreamEnd> for Trouble {
+    fn from(end: StreamEnd) -> Self {
+        Self::Gone(end)
+    }
+}
+
+/// How a service is reached: what a framing needs to dial it.
+#[derive(Clone, Copy)]
+struct Reach<'a> {
+    desk: &'a Desk,
+    declared: &'a Declared,
+    address: &'a Address,
+}
+
+impl<'a> Reach<'a> {
+    async fn dial(self, deadline: Instant) -> Result<Transport, Refusal> {
+        let Declared { service, gate, .. } = self.declared;
+        self.desk.reach(service.name(), self.address, gate, deadline).await
+    }
+
+    fn service(self) -> &'a Service {
+        &self.declared.service
+    }
+}
+
+/// The service's end of a call.
+enum Way {
+    Http(Transport),
+    Raw(Transport),
+    Lines(Arc<Connection>),
+}
+
+/// Serves one call from its open to its end.
+pub(crate) async fn serve(
+    desk: &Desk,
+    inbound: Inbound,
+    open: &Open,
+    declared: &Declared,
+    address: &Address,
+) -> Result<(), Visited> {
+    let begun = Instant::now();
+    let allowed = open.deadline().unwrap_or(wire_limits::OPEN_TIMEOUT).min(limits::CALL_DEADLINE_MAX);
+    let deadline = begun + allowed;
+    let reach = Reach { desk, declared, address };
+    let connecting = async {
+        let until = begun + dial_time(open.deadline_ms);
+        Ok(match declared.service.framing() {
+            Some(Framing::Lines) => Way::Lines(declared.lines.connect(reach, until).await?),
+            Some(Framing::Raw) => Way::Raw(reach.dial(until).await?),
+            Some(Framing::Http) | None => Way::Http(reach.dial(until).await?),
+        })
+    };
+    let (mut substream, way) = inbound.answer(connecting).await?;
+    count(&desk.stats.calls_served);
+    let outcome = timeout_at(deadline, exchange(reach, way, deadline, &mut substream)).await;
+    let (code, text) = match outcome {
+        Ok(Ok(())) => {
+            count(&desk.stats.calls_answered);
+            return Ok(());
+        }
+        Ok(Err(Trouble::Gone(end))) => {
+            return Err(Visited::Broken(format!("the caller went away: {end}")));
+        }
+        Ok(Err(Trouble::Failed(code, text))) => (code, text),
+        Err(_) => {
+            let text =
+                format!("service {} did not answer within {}", declared.service.name(), spoken(allowed));
+            (Code::Timeout, text)
+        }
+    };
+    substream.reset(code, &text);
+    Err(Visited::Broken(text))
+}
+
+/// The request in, the answer out. Dropping it closes what belongs to the call alone.
+async fn exchange(
+    reach: Reach<'_>,
+    way: Way,
+    deadline: Instant,
+    substream: &mut Substream,
+) -> Result<(), Trouble> {
+    let request = Request::read(substream, &reach.desk.bodies.requests).await?;
+    let stats = &reach.desk.stats;
+    add(&stats.bytes_to_services, request.body.len() as u64);
+    let mut answer = Answer::new(substream, stats);
+    match way {
+        Way::Http(transport) => http::call(transport, reach.service(), request, &mut answer).await?,
+        Way::Raw(transport) => raw::call(transport, reach.service().name(), request, &mut answer).await?,
+        Way::Lines(connection) => {
+            lines::call(connection, reach, deadline, request, &mut answer).await?;
+        }
+    }
+    Ok(())
+}
+
+/// A duration as people say it.
+fn spoken(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        format!("{} ms", duration.as_millis())
+    } else {
+        format!("{} s", duration.as_secs_f64().round())
+    }
+}
