@@ -3,9 +3,12 @@
 //! Every flag has a variable, `REACHBACK_` + the flag in capitals. Flags win over variables, variables over the
 //! configuration file; lists are not merged, the first source that has one holds. clap's exit code 2 becomes 64.
 
-use std::path::PathBuf;
+mod everyday;
+mod operator;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use reachback_link::{Address, ListenAddress};
 use reachback_wire::{NodeId, Target};
 
@@ -13,6 +16,12 @@ use crate::{
     config::{duration::Span, mode::SocketMode, port_spec::PortSpec},
     environment::Environment,
     logging::LogFormat,
+};
+
+pub(crate) use everyday::{ShowArguments, SshArguments, SshConfigArguments, StatusArguments};
+pub(crate) use operator::{
+    CheckArguments, CheckRole, CompletionsArguments, ControlArguments, ExposeArguments, ForgetArguments,
+    KickArguments, ManArguments, UnexposeArguments,
 };
 
 /// The variables that clap does not know of.
@@ -124,12 +133,44 @@ pub(crate) enum Command {
     Node(NodeArguments),
     /// List the nodes an explorer knows: who is online, who is not and why.
     Nodes(NodesArguments),
+    /// Show one node: its state, services, labels, and how its last sessions ended.
+    #[command(after_help = everyday::SHOW_HELP)]
+    Show(ShowArguments),
+    /// Say how the explorer is, and the node of this machine.
+    #[command(after_help = everyday::STATUS_HELP)]
+    Status(StatusArguments),
     /// Connect stdin and stdout to a service (for ssh's ProxyCommand, pipes, scripts).
     #[command(after_help = CONNECT_HELP)]
     Connect(ConnectArguments),
     /// Forward local ports to services, for as long as this runs.
     #[command(after_help = FORWARD_HELP)]
     Forward(ForwardArguments),
+    /// Open a shell on a node, with your own ssh and its keys.
+    #[command(after_help = everyday::SSH_HELP)]
+    Ssh(SshArguments),
+    /// Print lines for ~/.ssh/config, so that ssh, scp, rsync and git reach nodes by name.
+    #[command(after_help = everyday::SSH_CONFIG_HELP)]
+    SshConfig(SshConfigArguments),
+    /// Add a service to the node of this machine while it runs.
+    #[command(after_help = operator::EXPOSE_HELP)]
+    Expose(ExposeArguments),
+    /// Take a service from the node of this machine while it runs.
+    #[command(after_help = operator::EXPOSE_HELP)]
+    Unexpose(UnexposeArguments),
+    /// End a node's session, and turn it away for a while.
+    #[command(after_help = operator::KICK_HELP)]
+    Kick(KickArguments),
+    /// Strike an offline node off the list.
+    Forget(ForgetArguments),
+    /// Check a configuration: print each value and where it comes from.
+    #[command(after_help = operator::CHECK_HELP)]
+    Check(CheckArguments),
+    /// Print what a shell needs to complete this command line.
+    #[command(after_help = operator::COMPLETIONS_HELP)]
+    Completions(CompletionsArguments),
+    /// Write man pages.
+    #[command(hide = true)]
+    Man(ManArguments),
     /// See all of it work: an explorer, three nodes and services in this process, on loopback only.
     Demo(DemoArguments),
 }
@@ -247,10 +288,24 @@ pub(crate) struct DemoArguments {
     pub(crate) once: bool,
 }
 
-/// Reads the command line. The error is clap's: help and version texts are such errors too.
-pub(crate) fn parse(environment: &Environment) -> Result<Arguments, clap::Error> {
-    let matches = without_empty_variables(Arguments::command(), environment).try_get_matches()?;
-    Arguments::from_arg_matches(&matches)
+/// Reads the command line, and where each value of it came from. The error is clap's: help and version texts are such
+/// errors too.
+pub(crate) fn parse(environment: &Environment) -> Result<(Arguments, ArgMatches), clap::Error> {
+    parse_from(std::env::args_os(), environment)
+}
+
+/// The same for a command line that is made here.
+pub(crate) fn parse_from(
+    typed: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<(Arguments, ArgMatches), clap::Error> {
+    let matches = without_empty_variables(Arguments::command(), environment).try_get_matches_from(typed)?;
+    Ok((Arguments::from_arg_matches(&matches)?, matches))
+}
+
+/// The whole command line as clap knows it.
+pub(crate) fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Every variable of this version that begins with `REACHBACK_`.
@@ -291,6 +346,9 @@ mod tests {
         Arguments::command().debug_assert();
     }
 
+    /// Flags that say what is done this once. Settings, which hold every time, have variables.
+    const ACTS: [&str; 5] = ["help", "version", "json", "once", "for"];
+
     #[test]
     fn every_flag_has_a_variable() {
         let names = variables();
@@ -298,7 +356,7 @@ mod tests {
         for subcommand in command.get_subcommands() {
             for argument in subcommand.get_arguments() {
                 let Some(flag) = argument.get_long() else { continue };
-                if ["help", "version", "json", "once"].contains(&flag) {
+                if ACTS.contains(&flag) {
                     continue;
                 }
                 let expected = format!("REACHBACK_{}", flag.to_uppercase().replace('-', "_"));

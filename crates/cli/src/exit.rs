@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     Denied,
     /// A configuration file, or a combination of settings, is refused: 78.
     Config,
+    /// What the program that was run for the user ended with: ssh's own code.
+    Passed(u8),
     /// Ended at once by a second signal: 130 for SIGINT, 143 for SIGTERM.
     Signal(u8),
     /// What the table of error codes says for a refusal by an explorer or a node.
@@ -32,7 +34,7 @@ impl Exit {
             Self::TryAgain => 75,
             Self::Denied => 77,
             Self::Config => 78,
-            Self::Signal(number) => number,
+            Self::Passed(number) | Self::Signal(number) => number,
             Self::Coded(code) => code.row().exit,
         }
     }
@@ -66,6 +68,16 @@ impl Failure {
     /// A configuration is refused.
     pub(crate) fn config(message: impl fmt::Display) -> Self {
         Self::new(Exit::Config, message)
+    }
+
+    /// Nothing is left to say: it was printed as a result, or by the program that was run.
+    pub(crate) fn said(exit: Exit) -> Self {
+        Self { exit, message: String::new() }
+    }
+
+    /// Whether the user has been told already.
+    pub(crate) fn is_said(&self) -> bool {
+        self.message.is_empty()
     }
 
     /// What ended a stream or a session, by its code. `message` does not repeat the code's name.
@@ -103,6 +115,7 @@ mod tests {
             (Exit::Denied, 77),
             (Exit::Config, 78),
             (Exit::Signal(130), 130),
+            (Exit::Passed(3), 3),
             (Exit::Coded(Code::NodeOffline), 69),
             (Exit::Coded(Code::Denied), 77),
             (Exit::Coded(Code::Saturated), 75),

@@ -10,6 +10,9 @@ pub(crate) const ORDERLY_END: Duration = Duration::from_secs(8);
 /// How long an explorer may take to answer a question that it answers from memory.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
+/// Bytes of an answer of the local node: its control socket is not read without end.
+pub(crate) const CONTROL_ANSWER: u64 = 1 << 20;
+
 /// How long a step of the demo may take before the demo says that it failed: machines that build are slow.
 pub(crate) const DEMO_STEP: Duration = Duration::from_secs(30);
 

@@ -37,11 +37,10 @@ pub(crate) fn install(environment: &Environment, arguments: &Arguments) -> Resul
     let LogArguments { verbose, quiet, log } = &arguments.log;
     let usual = match arguments.command {
         Command::Explorer(_) => LevelFilter::INFO,
-        // Their status lines tell what happens to the line.
-        Command::Node(_) | Command::Forward(_) => LevelFilter::WARN,
-        Command::Nodes(_) | Command::Connect(_) => LevelFilter::WARN,
         // It breaks things on purpose and says so itself.
         Command::Demo(_) => LevelFilter::OFF,
+        // What these have to say stands in their results and status lines.
+        _ => LevelFilter::WARN,
     };
     let filter = match environment.get("RUST_LOG") {
         Some(directives) if !quiet && *verbose == 0 => EnvFilter::builder()

@@ -27,12 +27,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let environment = Environment::read();
-    let arguments = match args::parse(&environment) {
-        Ok(arguments) => arguments,
+    let (arguments, matches) = match args::parse(&environment) {
+        Ok(parsed) => parsed,
         Err(error) => return output::clap(&error),
     };
     let output = Output::new(&arguments.log);
-    match run(arguments, &environment, output) {
+    match run(arguments, &matches, &environment, output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             output.failure(&failure);
@@ -41,7 +41,12 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: args::Arguments, environment: &Environment, output: Output) -> Result<(), Failure> {
+fn run(
+    arguments: args::Arguments,
+    matches: &clap::ArgMatches,
+    environment: &Environment,
+    output: Output,
+) -> Result<(), Failure> {
     logging::install(environment, &arguments)?;
     for warning in environment.unknown(&args::variables()) {
         output.warning(warning);
@@ -50,7 +55,7 @@ fn run(arguments: args::Arguments, environment: &Environment, output: Output) ->
         .enable_all()
         .build()
         .map_err(|error| Failure::new(exit::Exit::TryAgain, format_args!("no runtime: {error}")))?;
-    let result = runtime.block_on(commands::run(arguments.command, environment, output));
+    let result = runtime.block_on(commands::run(arguments.command, matches, environment, output));
     // A read of stdin can't be called back; it ends with the process.
     runtime.shutdown_background();
     result

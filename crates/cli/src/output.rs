@@ -36,6 +36,11 @@ impl Output {
         print(text)
     }
 
+    /// What is only worth printing when nobody asked for silence.
+    pub(crate) fn unless_quiet(self, text: impl Display) -> Result<(), Failure> {
+        if self.quiet { Ok(()) } else { print(text) }
+    }
+
     /// One status line of a program that stays up. A closed stdout is no reason to end it.
     pub(crate) fn status(self, line: impl Display) {
         if self.structured {
@@ -56,6 +61,9 @@ impl Output {
 
     /// Why the process ends with an error.
     pub(crate) fn failure(self, failure: &Failure) {
+        if failure.is_said() {
+            return;
+        }
         if self.structured {
             tracing::error!(target: STATUS, exit = failure.exit.number(), "{failure}");
         } else {

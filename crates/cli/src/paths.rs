@@ -18,6 +18,17 @@ pub(crate) fn explorer_socket(environment: &Environment, root: bool) -> Result<P
     Ok(directory.join("explorer.sock"))
 }
 
+/// The local node's control socket.
+pub(crate) fn node_socket(environment: &Environment, root: bool) -> Result<PathBuf, Failure> {
+    let directory = runtime_directory(environment, root).ok_or_else(|| {
+        Failure::config(
+            "neither XDG_RUNTIME_DIR nor HOME is set, so there is no place for the node's control socket; name one: \
+             --control-socket /path/node.sock",
+        )
+    })?;
+    Ok(directory.join("node.sock"))
+}
+
 /// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -7,7 +7,7 @@ use reachback_link::RealNet;
 
 use crate::{
     args::ExplorerArguments,
-    config,
+    config::{self, origin::Origins},
     environment::Environment,
     exit::{Exit, Failure},
     open_files,
@@ -23,7 +23,8 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let config = config::explorer::resolve(arguments, environment, paths::is_root())?;
+    let config =
+        config::explorer::resolve(arguments, environment, paths::is_root(), &mut Origins::default())?;
     let exposed = config.listen.iter().any(|address| !address.is_loopback());
     let head = head(&config, exposed);
     let explorer = Explorer::start(config, Arc::new(RealNet)).await.map_err(not_started)?;

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::{
     args::NodeArguments,
     commands::line::{Change, Told, short},
-    config,
+    config::{self, origin::Origins},
     environment::Environment,
     exit::{Exit, Failure},
     open_files,
@@ -25,7 +25,7 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let config = config::node::resolve(arguments, environment, paths::is_root())?;
+    let config = config::node::resolve(arguments, environment, paths::is_root(), &mut Origins::default())?;
     let words = Words::of(&config);
     if config.services().is_empty() {
         output.warning("this node offers no service, so nothing can reach it; add one: --service ssh=22");

@@ -8,10 +8,9 @@ use serde_json::Value;
 
 use crate::{
     args::NodesArguments,
-    commands::{client, line::short},
+    commands::{api, client, line::short},
     environment::Environment,
     exit::{Exit, Failure},
-    limits,
     output::Output,
     table::Table,
 };
@@ -115,8 +114,7 @@ fn notes(node: &NodeView) -> Vec<String> {
 }
 
 async fn answer(client: &Client) -> Result<Value, Failure> {
-    let target = "@explorer/api".parse().map_err(Failure::usage)?;
-    client.call(target, "explorer.nodes", &Value::Null, limits::ANSWER).await.map_err(client::not_called)
+    api::call(client, "explorer.nodes", &Value::Null).await
 }
 
 fn view(answer: Value) -> Result<NodesView, Failure> {

@@ -1,6 +1,6 @@
 //! Durations as people write them: `500ms`, `10s`, `2m`, `1h`.
 
-use std::{str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 /// A duration with its unit; a bare number is refused because nobody can tell what it counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +26,18 @@ impl FromStr for Span {
     }
 }
 
+impl fmt::Display for Span {
+    /// As it would be typed, in the largest unit that says it whole.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let milliseconds = self.0.as_millis();
+        let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+        match units.iter().find(|(unit, _)| milliseconds > 0 && milliseconds % unit == 0) {
+            Some((unit, name)) => write!(f, "{}{name}", milliseconds / unit),
+            None => write!(f, "{milliseconds}ms"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +48,9 @@ mod tests {
             [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h", 3_600_000), ("0s", 0)]
         {
             assert_eq!(text.parse(), Ok(Span(Duration::from_millis(milliseconds))), "{text}");
+        }
+        for text in ["500ms", "10s", "90s", "2m", "1h", "0ms"] {
+            assert_eq!(text.parse::<Span>().unwrap().to_string(), text);
         }
         for text in ["", "10", "s", "10 s", "-1s", "1d", "99999999999999999999s", "18446744073709551615h"] {
             assert!(text.parse::<Span>().unwrap_err().contains("10s"), "{text}");

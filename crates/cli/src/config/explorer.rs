@@ -13,6 +13,7 @@ use crate::{
         duration::Span,
         file::{self, Checked},
         mode::SocketMode,
+        origin::{Origin, Origins},
         own_id,
         port_spec::PortSpec,
     },
@@ -47,58 +48,93 @@ pub(crate) fn resolve(
     arguments: ExplorerArguments,
     environment: &Environment,
     root: bool,
+    origins: &mut Origins,
 ) -> Result<ExplorerConfig, Failure> {
+    const ADDRESS: &str = "EXPLORER_TCP_ADDR";
     let file: ExplorerFile = match &arguments.config {
         Some(path) => file::read(path)?,
         None => ExplorerFile::default(),
     };
-    let id = own_id(arguments.id, file.id, "--id hub-1")?;
+    let id = own_id(arguments.id, file.id, "--id hub-1", origins)?;
     let mut config = ExplorerConfig::new(id);
-    let listen = match arguments.listen {
-        Some(listen) => Some(listen),
-        None => environment.parse("EXPLORER_TCP_ADDR")?.or(file.listen.map(|listen| listen.0)),
-    };
-    config.listen.extend(listen);
-    let path = match arguments.socket.or(file.socket) {
-        Some(path) => path,
-        None => paths::explorer_socket(environment, root)?,
-    };
-    let mut socket = SocketConfig::new(path);
-    if let Some(SocketMode(mode)) = arguments.socket_mode.or(file.socket_mode.map(|mode| mode.0)) {
-        socket.mode = mode;
+    let listen = [
+        (Origin::Typed, arguments.listen),
+        (Origin::Variable(ADDRESS), environment.parse(ADDRESS)?),
+        (Origin::File, file.listen.map(|listen| listen.0)),
+    ];
+    config.listen.extend(origins.pick("listen", listen, ToString::to_string));
+    if config.listen.is_empty() {
+        origins.note("listen", "nowhere", Origin::Default);
     }
-    config.socket = Some(socket);
-    if let Some(Span(heartbeat)) = arguments.heartbeat.or(file.heartbeat.map(|heartbeat| heartbeat.0)) {
-        config.heartbeat = heartbeat;
+    config.socket = Some(socket(
+        arguments.socket,
+        arguments.socket_mode,
+        file.socket,
+        file.socket_mode,
+        origins,
+        || paths::explorer_socket(environment, root),
+    )?);
+    let heartbeat =
+        [(Origin::Typed, arguments.heartbeat), (Origin::File, file.heartbeat.map(|heartbeat| heartbeat.0))];
+    match origins.pick("heartbeat", heartbeat, ToString::to_string) {
+        Some(Span(heartbeat)) => config.heartbeat = heartbeat,
+        None => origins.note("heartbeat", Span(config.heartbeat), Origin::Default),
     }
-    config.insecure_plaintext = arguments.insecure_plaintext || file.insecure_plaintext;
-    config.publish = publications(arguments.publish, environment, file.publish)?;
+    let plaintext = [
+        (Origin::Typed, arguments.insecure_plaintext.then_some(true)),
+        (Origin::File, file.insecure_plaintext.then_some(true)),
+        (Origin::Default, Some(false)),
+    ];
+    config.insecure_plaintext =
+        origins.pick("insecure_plaintext", plaintext, ToString::to_string).unwrap_or_default();
+    config.publish = publications(arguments.publish, environment, file.publish, origins)?;
     config.check().map_err(Failure::config)?;
     Ok(config)
+}
+
+fn socket(
+    typed: Option<PathBuf>,
+    typed_mode: Option<SocketMode>,
+    file: Option<PathBuf>,
+    file_mode: Option<Checked<SocketMode>>,
+    origins: &mut Origins,
+    usual: impl FnOnce() -> Result<PathBuf, Failure>,
+) -> Result<SocketConfig, Failure> {
+    let paths = [(Origin::Typed, typed), (Origin::File, file)];
+    let path = match origins.pick("socket", paths, |path| path.display().to_string()) {
+        Some(path) => path,
+        None => {
+            let path = usual()?;
+            origins.note("socket", path.display(), Origin::Default);
+            path
+        }
+    };
+    let mut socket = SocketConfig::new(path);
+    let modes = [(Origin::Typed, typed_mode), (Origin::File, file_mode.map(|mode| mode.0))];
+    match origins.pick("socket_mode", modes, ToString::to_string) {
+        Some(SocketMode(mode)) => socket.mode = mode,
+        None => origins.note("socket_mode", SocketMode(socket.mode), Origin::Default),
+    }
+    Ok(socket)
 }
 
 fn publications(
     typed: Vec<PortSpec>,
     environment: &Environment,
     file: Vec<PublishTable>,
+    origins: &mut Origins,
 ) -> Result<Vec<Publication>, Failure> {
     const VARIABLE: &str = "REACHBACK_PUBLISH";
-    let specs = if typed.is_empty() {
-        environment
-            .list(VARIABLE, &[','])
-            .map(|entry| {
-                PortSpec::with_port(entry).map_err(|why| Failure::usage(format_args!("{VARIABLE}: {why}")))
-            })
-            .collect::<Result<_, _>>()?
-    } else {
-        typed
-    };
-    if specs.is_empty() {
-        let tables = file.into_iter();
-        return Ok(tables
-            .map(|table| Publication { listen: table.listen.0, target: table.target.0 })
-            .collect());
-    }
+    let listed = environment
+        .list(VARIABLE, &[','])
+        .map(|entry| {
+            PortSpec::with_port(entry).map_err(|why| Failure::usage(format_args!("{VARIABLE}: {why}")))
+        })
+        .collect::<Result<_, _>>()?;
+    let tables = file.into_iter().map(|table| PortSpec { listen: table.listen.0, target: table.target.0 });
+    let sources =
+        [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables.collect())];
+    let specs = origins.pick_list("publish", sources, |spec| format!("{}={}", spec.listen, spec.target));
     Ok(specs.into_iter().map(|spec| Publication { listen: spec.listen, target: spec.target }).collect())
 }
 
@@ -130,7 +166,7 @@ mod tests {
         let Command::Explorer(arguments) = Arguments::try_parse_from(line).unwrap().command else { panic!() };
         let environment =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        resolve(arguments, &environment, true)
+        resolve(arguments, &environment, true, &mut Origins::default())
     }
 
     const FILE: &str = "id = \"hub-1\"\nlisten = \"127.0.0.1:1\"\nsocket = \"/file.sock\"\nsocket_mode = \"0660\"\n\

@@ -8,25 +8,33 @@ pub(crate) mod explorer;
 pub(crate) mod file;
 pub(crate) mod mode;
 pub(crate) mod node;
+pub(crate) mod origin;
 pub(crate) mod port_spec;
 
 use reachback_wire::NodeId;
 
-use crate::{exit::Failure, paths};
+use crate::{
+    config::origin::{Origin, Origins},
+    exit::Failure,
+    paths,
+};
 
 /// The id of this process: the flag's, the file's, or the host's name where that is a valid id.
 fn own_id(
     typed: Option<NodeId>,
     file: Option<file::Checked<NodeId>>,
     example: &str,
+    origins: &mut Origins,
 ) -> Result<NodeId, Failure> {
-    if let Some(id) = typed.or(file.map(|id| id.0)) {
+    let sources = [(Origin::Typed, typed), (Origin::File, file.map(|id| id.0))];
+    if let Some(id) = origins.pick("id", sources, ToString::to_string) {
         return Ok(id);
     }
-    let host = paths::host_name();
-    host.parse().map_err(|error| {
+    let host: NodeId = paths::host_name().parse().map_err(|error| {
         Failure::config(format_args!(
             "the host name can't serve as id ({error}); give one, for example {example}"
         ))
-    })
+    })?;
+    origins.note("id", &host, Origin::Default);
+    Ok(host)
 }

@@ -1,6 +1,6 @@
 //! Who may use the local socket, in the octal form that `chmod` takes.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 /// Permission bits of a socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +24,12 @@ impl FromStr for SocketMode {
     }
 }
 
+impl fmt::Display for SocketMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,6 +38,7 @@ mod tests {
     fn octal_and_nothing_else() {
         for (text, mode) in [("0600", 0o600), ("660", 0o660), ("0o666", 0o666)] {
             assert_eq!(text.parse(), Ok(SocketMode(mode)), "{text}");
+            assert_eq!(SocketMode(mode).to_string().parse(), Ok(SocketMode(mode)));
         }
         for text in ["", "rw", "0888", "1777", "00600", "+600", "-600"] {
             assert!(text.parse::<SocketMode>().unwrap_err().contains("octal"), "{text}");

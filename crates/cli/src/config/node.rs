@@ -11,6 +11,7 @@ use crate::{
     args::NodeArguments,
     config::{
         file::{self, Checked},
+        origin::{Origin, Origins},
         own_id,
     },
     environment::Environment,
@@ -42,24 +43,25 @@ pub(crate) fn resolve(
     arguments: NodeArguments,
     environment: &Environment,
     root: bool,
+    origins: &mut Origins,
 ) -> Result<NodeConfig, Failure> {
     if let Some(name) = arguments.looked_at {
         return Err(Failure::usage(format_args!(
             "\"{name}\": `reachback node` runs the agent of this machine and takes no name; to see how {name} is, type: \
-             reachback nodes"
+             reachback show {name}"
         )));
     }
     let file: NodeFile = match &arguments.config {
         Some(path) => file::read(path)?,
         None => NodeFile::default(),
     };
-    let id = own_id(arguments.id, file.id, "--id edge-7")?;
-    let explorers = explorers(arguments.explorer, environment, file.explorers, root)?;
+    let id = own_id(arguments.id, file.id, "--id edge-7", origins)?;
+    let explorers = explorers(arguments.explorer, environment, file.explorers, root, origins)?;
     let mut config = NodeConfig::new(id, explorers).map_err(Failure::config)?;
-    for service in services(&arguments.service, environment, file.service)? {
+    for service in services(&arguments.service, environment, file.service, origins)? {
         config = config.with_service(service).map_err(Failure::config)?;
     }
-    for (key, value) in labels(&arguments.label, environment, file.labels)? {
+    for (key, value) in labels(&arguments.label, environment, file.labels, origins)? {
         config = config.with_label(&key, &value).map_err(Failure::config)?;
     }
     Ok(config)
@@ -70,56 +72,56 @@ fn explorers(
     environment: &Environment,
     file: Vec<Checked<Address>>,
     root: bool,
+    origins: &mut Origins,
 ) -> Result<Vec<Address>, Failure> {
     const VARIABLE: &str = "EXPLORER_ADDRESSES";
-    if !typed.is_empty() {
-        return Ok(typed);
-    }
     let listed: Vec<Address> = environment
         .list(VARIABLE, &[','])
         .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
         .collect::<Result<_, _>>()?;
-    if !listed.is_empty() {
-        return Ok(listed);
+    let local = || paths::explorer_socket(environment, root).map(Address::Unix);
+    let mut sources = vec![
+        (Origin::Typed, typed),
+        (Origin::Variable(VARIABLE), listed),
+        (Origin::File, file.into_iter().map(|address| address.0).collect()),
+    ];
+    if sources.iter().all(|(_, entries)| entries.is_empty()) {
+        sources.push((Origin::Default, vec![local()?]));
     }
-    if !file.is_empty() {
-        return Ok(file.into_iter().map(|address| address.0).collect());
-    }
-    Ok(vec![Address::Unix(paths::explorer_socket(environment, root)?)])
+    Ok(origins.pick_list("explorer", sources, ToString::to_string))
 }
 
 fn services(
     typed: &[String],
     environment: &Environment,
     file: Vec<ServiceTable>,
+    origins: &mut Origins,
 ) -> Result<Vec<Service>, Failure> {
     const VARIABLE: &str = "REACHBACK_SERVICE";
-    if !typed.is_empty() {
-        return typed.iter().map(|entry| entry.parse().map_err(Failure::usage)).collect();
-    }
+    let typed = typed.iter().map(|entry| entry.parse().map_err(Failure::usage)).collect::<Result<_, _>>()?;
     let listed: Vec<Service> = environment
         .list(VARIABLE, &[' ', '\n', '\t'])
         .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
         .collect::<Result<_, _>>()?;
-    if !listed.is_empty() {
-        return Ok(listed);
-    }
-    let tables = file.into_iter();
-    Ok(tables
-        .map(|table| {
-            let service = Service::new(table.name.0, table.address.0);
-            match table.framing {
-                Some(framing) => service.with_framing(framing.0),
-                None => service,
-            }
-        })
-        .collect())
+    let tables = file.into_iter().map(|table| {
+        let service = Service::new(table.name.0, table.address.0);
+        match table.framing {
+            Some(framing) => service.with_framing(framing.0),
+            None => service,
+        }
+    });
+    let sources =
+        [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables.collect())];
+    Ok(origins.pick_list("service", sources, |service: &Service| {
+        format!("{}={}", service.name(), service.endpoint())
+    }))
 }
 
 fn labels(
     typed: &[String],
     environment: &Environment,
     file: BTreeMap<String, String>,
+    origins: &mut Origins,
 ) -> Result<Vec<(String, String)>, Failure> {
     const VARIABLE: &str = "REACHBACK_LABEL";
     let split = |entry: &str| match entry.split_once('=') {
@@ -128,14 +130,14 @@ fn labels(
             Err(Failure::usage(format_args!("label \"{entry}\": write KEY=VALUE, for example region=eu")))
         }
     };
-    if !typed.is_empty() {
-        return typed.iter().map(|entry| split(entry)).collect();
-    }
+    let typed = typed.iter().map(|entry| split(entry)).collect::<Result<Vec<_>, _>>()?;
     let listed = environment.list(VARIABLE, &[',']).map(split).collect::<Result<Vec<_>, _>>()?;
-    if !listed.is_empty() {
-        return Ok(listed);
-    }
-    Ok(file.into_iter().collect())
+    let sources = [
+        (Origin::Typed, typed),
+        (Origin::Variable(VARIABLE), listed),
+        (Origin::File, file.into_iter().collect()),
+    ];
+    Ok(origins.pick_list("label", sources, |(key, value)| format!("{key}={value}")))
 }
 
 #[cfg(test)]
@@ -166,7 +168,7 @@ mod tests {
         let Command::Node(arguments) = Arguments::try_parse_from(line).unwrap().command else { panic!() };
         let environment =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        resolve(arguments, &environment, true)
+        resolve(arguments, &environment, true, &mut Origins::default())
     }
 
     fn explorers(config: &NodeConfig) -> Vec<String> {
@@ -219,7 +221,7 @@ mod tests {
     #[test]
     fn refusals_name_the_place() {
         for (flags, variables, file, exit, part) in [
-            (&["edge-7"][..], &[][..], None, 64, "reachback nodes"),
+            (&["edge-7"][..], &[][..], None, 64, "reachback show edge-7"),
             (&["--service", "ssh"], &[], None, 64, "NAME=ADDRESS"),
             (
                 &["--service", "rpc=80,framng=http"],
