@@ -8,7 +8,7 @@
 use std::{collections::VecDeque, convert::Infallible, future::pending, sync::Arc};
 
 use reachback_link::{
-    Driver, Inbound, InboundError, Incoming, Session, SessionConfig, SessionEnd, relay, session,
+    Driver, Inbound, InboundError, Incoming, Session, SessionConfig, SessionEnd, relay_until, session,
 };
 use reachback_wire::{
     Code, OpenKind, Refusal, Target,
@@ -17,7 +17,7 @@ use reachback_wire::{
 };
 use tokio::{
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -163,9 +163,10 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
     let served = match &target {
         Some(Target::Explorer { .. }) => hub.api.serve(inbound, &open).await,
         Some(Target::Service { .. } | Target::Dial { .. }) | None => {
+            let overdue = overdue(&open);
             match inbound.answer(hub.router.open(open, opener.caller.clone())).await {
                 Ok((from, to)) => {
-                    let relayed = relay(from, to).await;
+                    let relayed = relay_until(from, to, overdue).await;
                     tracing::debug!(id = %opener.who.id, target = ?target.as_ref().map(ToString::to_string),
                         to_service = relayed.to_peer, from_service = relayed.from_peer, end = ?relayed.end, "a stream ended");
                     Ok(())
@@ -175,6 +176,23 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
         }
     };
     outcome(&opener, target.as_ref(), served)
+}
+
+/// Ready when a call should long have been ended by its node, with what both sides are told then. A stream has no
+/// limit.
+fn overdue(open: &Open) -> impl Future<Output = Refusal> + use<> {
+    let limit = open.deadline().unwrap_or(limits::OPEN_TIMEOUT).min(limits::OPEN_DEADLINE_MAX);
+    let limit = (open.kind == OpenKind::Call).then(|| Instant::now() + limit + limits::CALL_GRACE);
+    async move {
+        match limit {
+            Some(limit) => sleep_until(limit).await,
+            None => pending().await,
+        }
+        Refusal::new(
+            Code::Timeout,
+            "neither the service nor its node answered within the deadline of the call",
+        )
+    }
 }
 
 /// What this version can't do for anyone.

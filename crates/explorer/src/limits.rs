@@ -100,6 +100,10 @@ pub(crate) const RAPID_RESET_WINDOW: Duration = Duration::from_secs(10);
 /// ones. Beyond it a call is `saturated`.
 pub(crate) const API_BODIES: usize = 4 * CALL_BODY_MAX;
 
+/// What an answer may take beyond the deadline that its node was given: the node knows best why there is none, and
+/// its word needs half a round trip.
+pub(crate) const CALL_GRACE: Duration = Duration::from_millis(250);
+
 /// How long the body of a call to the API may take when its caller gives no deadline.
 pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(30);
 

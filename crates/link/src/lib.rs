@@ -42,6 +42,6 @@ pub use mux::{
 pub use net::{Net, RealNet};
 pub use proxy::{NoProxy, Proxied, Proxy, ProxySyntaxError};
 pub use sniff::{Greeting, SniffError, sniff};
-pub use splice::{SpliceError, Spliced, relay, splice};
+pub use splice::{SpliceError, Spliced, relay, relay_until, splice};
 pub use stats::{MemoryBudget, Stats};
 pub use transport::Transport;

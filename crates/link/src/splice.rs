@@ -6,14 +6,14 @@
 //! long as the copy runs, so that it holds even if this process is killed; only a clean end takes that back.
 
 use std::{
-    future::poll_fn,
+    future::{pending, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes};
-use reachback_wire::{Code, EndStatus, Record, RecordKind};
+use reachback_wire::{Code, EndStatus, Record, RecordKind, Refusal};
 use tokio::io::AsyncWrite;
 
 use crate::{Outgoing, StreamEnd, Substream, Transport};
@@ -38,6 +38,9 @@ pub enum SpliceError {
     /// The substream ended; the socket was reset.
     #[error("{0}")]
     Peer(#[source] StreamEnd),
+    /// We ended it; both sides were told why.
+    #[error("{0}")]
+    Stopped(#[source] Refusal),
 }
 
 /// Records handled in one turn, after which other tasks have theirs.
@@ -50,24 +53,42 @@ pub fn splice(substream: Substream, local: Transport) -> impl Future<Output = Sp
 }
 
 /// Copies records between two substreams, ends included: what ended one ends the other with the same code.
-pub async fn relay(mut a: Substream, mut b: Substream) -> Spliced {
+pub async fn relay(a: Substream, b: Substream) -> Spliced {
+    relay_until(a, b, pending()).await
+}
+
+/// As [`relay`], until `stop` is ready: then both sides are reset with its code and its sentence.
+pub async fn relay_until(mut a: Substream, mut b: Substream, stop: impl Future<Output = Refusal>) -> Spliced {
+    let mut stop = pin!(stop);
     let (mut forth, mut back) = (Relay::default(), Relay::default());
     let end = poll_fn(|cx| {
         let forth = forth.poll(cx, &mut a, &mut b);
         let back = back.poll(cx, &mut b, &mut a);
-        match (forth, back) {
-            (Poll::Ready(Err((from_a, end))), _) => Poll::Ready(Err((from_a, end))),
-            (_, Poll::Ready(Err((from_b, end)))) => Poll::Ready(Err((!from_b, end))),
+        let ended = |(of_a, end)| Poll::Ready(Err(Over::Ended(of_a, end)));
+        let now = match (forth, back) {
+            (Poll::Ready(Err((from_a, end))), _) => ended((from_a, end)),
+            (_, Poll::Ready(Err((from_b, end)))) => ended((!from_b, end)),
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(Ok(())),
-            (Poll::Ready(Ok(())), Poll::Pending) => watch(cx, &mut a, true),
-            (Poll::Pending, Poll::Ready(Ok(()))) => watch(cx, &mut b, false),
+            (Poll::Ready(Ok(())), Poll::Pending) => a.poll_gone(cx).map(|end| Err(Over::Ended(true, end))),
+            (Poll::Pending, Poll::Ready(Ok(()))) => b.poll_gone(cx).map(|end| Err(Over::Ended(false, end))),
             (Poll::Pending, Poll::Pending) => Poll::Pending,
+        };
+        match now {
+            Poll::Pending => stop.as_mut().poll(cx).map(|why| Err(Over::Stopped(why))),
+            over => over,
         }
     })
     .await;
-    let end = end.map_err(|(ended_a, end)| {
-        pass_on(if ended_a { b } else { a }, &end);
-        SpliceError::Peer(end)
+    let end = end.map_err(|over| match over {
+        Over::Ended(of_a, end) => {
+            pass_on(if of_a { b } else { a }, &end);
+            SpliceError::Peer(end)
+        }
+        Over::Stopped(why) => {
+            a.reset(why.code, &why.message);
+            b.reset(why.code, &why.message);
+            SpliceError::Stopped(why)
+        }
     });
     Spliced { to_peer: forth.bytes, from_peer: back.bytes, end }
 }
@@ -95,7 +116,7 @@ async fn run(substream: Substream, local: Transport) -> Spliced {
                     .reset(Code::Reset, &format!("the local end failed: {}", crate::mux::describe(error)));
             }
         }
-        Err(SpliceError::Peer(_)) => {}
+        Err(SpliceError::Peer(_) | SpliceError::Stopped(_)) => {}
     }
     Spliced { to_peer: pump.to_peer, from_peer: pump.from_peer, end }
 }
@@ -215,6 +236,13 @@ impl Pump {
     }
 }
 
+/// Why a relay did not end in order.
+enum Over {
+    /// A side ended: the first (true) or the second.
+    Ended(bool, StreamEnd),
+    Stopped(Refusal),
+}
+
 /// One direction of a relay.
 #[derive(Default)]
 struct Relay {
@@ -280,11 +308,6 @@ impl Relay {
         self.bytes += payload.len() as u64;
         self.record = Some(Outgoing::record(kind, &payload));
     }
-}
-
-/// Notices that a side which has finished speaking lets go while the other still speaks to it.
-fn watch(cx: &mut Context<'_>, finished: &mut Substream, is_a: bool) -> Poll<Result<(), (bool, StreamEnd)>> {
-    finished.poll_gone(cx).map(|end| Err((is_a, end)))
 }
 
 /// Tells the other side of a relay why its partner ended.

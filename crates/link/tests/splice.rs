@@ -6,8 +6,8 @@ mod common;
 use std::io::ErrorKind;
 
 use common::{End, open, pair, pair_with};
-use reachback_link::{SpliceError, Spliced, StreamEnd, Substream, relay, splice};
-use reachback_wire::{Code, EndStatus, Record, RecordKind};
+use reachback_link::{SpliceError, Spliced, StreamEnd, Substream, relay, relay_until, splice};
+use reachback_wire::{Code, EndStatus, Record, RecordKind, Refusal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -195,4 +195,21 @@ async fn a_relay_passes_records_and_every_kind_of_end_on() {
         }
         assert_eq!(copy.await.unwrap().end.is_ok(), matches!(end, "finish" | "status"));
     }
+}
+
+#[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "the test awaits the task")]
+async fn a_relay_that_is_stopped_tells_both_sides_why() {
+    let (client, mut hub_client) = pair();
+    let (hub_node, mut node) = pair();
+    let (mut caller, at_hub) = open(&client.session, &mut hub_client.incoming).await;
+    let (to_node, mut service) = open(&hub_node.session, &mut node.incoming).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let copy = tokio::spawn(relay_until(at_hub, to_node, async { stopped.await.unwrap() }));
+    caller.send(RecordKind::Data, b"request").await.unwrap();
+    assert_eq!(data(&mut service, 7).await, b"request");
+    stop.send(Refusal::new(Code::Timeout, "too slow")).unwrap();
+    let told = Err(StreamEnd::Reset { code: Code::Timeout, text: "too slow".into() });
+    assert_eq!((caller.next().await, service.next().await), (told.clone(), told));
+    assert!(matches!(copy.await.unwrap().end, Err(SpliceError::Stopped(_))));
 }
