@@ -14,6 +14,20 @@ pub trait Authenticator: Send + Sync + 'static {
     /// # Errors
     /// The refusal the peer is sent: what was wrong and what to do.
     fn admit(&self, hello: &Hello, peer: &PeerAddress) -> Result<Principal, Refusal>;
+
+    /// Judges a connection that speaks HTTP or raw JSON, and so says nothing about itself. Must not block. Refuses
+    /// unless an implementation says otherwise: whoever brings its own rules must not be passed by.
+    ///
+    /// # Errors
+    /// The refusal the peer is sent.
+    fn admit_plain(&self, peer: &PeerAddress) -> Result<Principal, Refusal> {
+        Err(Refusal::new(
+            Code::Unauthenticated,
+            format!(
+                "{peer}: this explorer takes no HTTP or raw JSON from callers it can't identify; use: reachback call"
+            ),
+        ))
+    }
 }
 
 /// Who a peer turned out to be.
@@ -38,6 +52,11 @@ impl Authenticator for Development {
             ));
         }
         Ok(Principal { role: hello.role, id: hello.id.clone() })
+    }
+
+    fn admit_plain(&self, _peer: &PeerAddress) -> Result<Principal, Refusal> {
+        let id = NodeId::parse("visitor").expect("a constant that is a name");
+        Ok(Principal { role: Role::Client, id })
     }
 }
 

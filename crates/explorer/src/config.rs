@@ -3,10 +3,10 @@
 //! This is the checked shape: files, flags and variables are the command line's business. A configuration that
 //! [`ExplorerConfig::check`] accepts can still meet a taken port, but no rule of ours.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
-use reachback_link::{ListenAddress, MemoryBudget, Stats as LinkStats};
-use reachback_wire::{NodeId, Target};
+use reachback_link::{Address, ListenAddress, MemoryBudget, Stats as LinkStats};
+use reachback_wire::{NodeId, Target, text::sanitize};
 
 use crate::{limits, stats::Stats};
 
@@ -19,8 +19,17 @@ pub struct ExplorerConfig {
     pub listen: Vec<ListenAddress>,
     /// The local socket. `None`: none, which leaves an explorer without `listen` unreachable.
     pub socket: Option<SocketConfig>,
+    /// The group that the local socket belongs to, by number; unchanged without one.
+    pub socket_group: Option<u32>,
     /// TCP ports that lead to one service each.
     pub publish: Vec<Publication>,
+    /// Host names by which HTTP may be asked, besides IP addresses and `localhost`. A browser that was led here under
+    /// another name is refused.
+    pub hosts: Vec<String>,
+    /// Nodes that this explorer dials itself.
+    pub direct: Vec<DirectNode>,
+    /// What the programs of the hero stack are used to. `None`: the explorer's own interface only.
+    pub hero: Option<HeroCompat>,
     /// How often both ends of a session ask whether the other is there; everything about liveness follows from it.
     pub heartbeat: Duration,
     /// Allows `listen` addresses that strangers can reach, although nothing is encrypted or authenticated.
@@ -42,6 +51,44 @@ pub struct SocketConfig {
     pub path: PathBuf,
     /// Permission bits; 0o600 by default.
     pub mode: u32,
+}
+
+/// A node that is called at its address instead of through its own session. Its one service is `rpc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectNode {
+    /// Its name.
+    pub node: NodeId,
+    /// Where its RPC server listens, as seen from this explorer.
+    pub address: Address,
+    /// How calls are put to it.
+    pub framing: Framing,
+}
+
+/// How a call is put to a service that is dialled from here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Framing {
+    /// One `POST /rpc`.
+    #[default]
+    Http,
+    /// The body and a newline; the answer is one JSON text.
+    Lines,
+    /// The body as it is; the answer is one JSON text.
+    Raw,
+}
+
+/// What old programs of the hero stack expect of an explorer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeroCompat {
+    /// Further names of `explorer.heartbeat`.
+    pub heartbeat_methods: Vec<String>,
+    /// Members of a request's parameters that name a node, the first one that does wins.
+    pub node_fields: Vec<String>,
+    /// Passes requests that are not the explorer's own, and name a node in one of `node_fields`, to that node's `rpc`
+    /// service, bytes unchanged.
+    pub forward: bool,
+    /// How calls are put to nodes that registered themselves with an address.
+    pub framing: Framing,
 }
 
 /// A TCP port that leads to one service.
@@ -93,6 +140,15 @@ pub enum ConfigError {
         "socket mode {0:o}: permission bits go from 0600 to 0777, and the owner must be able to read and write"
     )]
     SocketMode(u32),
+    /// A host name that can't be one.
+    #[error("host \"{}\": write a name as browsers send it, without scheme and port, as in hub.example.com", sanitize(.0, 80))]
+    Host(String),
+    /// Two direct nodes of one name.
+    #[error("node {0} has two addresses; a node has one")]
+    DirectTwice(NodeId),
+    /// Requests are to be forwarded, and nothing says to whom.
+    #[error("compat.hero: forward needs node_fields, the members that name a node, as in [\"node_id\"]")]
+    ForwardWithoutFields,
     /// A heartbeat that would make liveness meaningless.
     #[error("heartbeat {given:?}: it must lie between {min:?} and {max:?}", min = limits::HEARTBEAT_MIN, max = limits::HEARTBEAT_MAX)]
     Heartbeat {
@@ -108,7 +164,11 @@ impl ExplorerConfig {
             id,
             listen: Vec::new(),
             socket: None,
+            socket_group: None,
             publish: Vec::new(),
+            hosts: Vec::new(),
+            direct: Vec::new(),
+            hero: None,
             heartbeat: limits::HEARTBEAT,
             insecure_plaintext: false,
             shutdown_grace: limits::SHUTDOWN_GRACE,
@@ -148,6 +208,21 @@ impl ExplorerConfig {
         }
         for publication in &self.publish {
             publication.check()?;
+        }
+        for host in &self.hosts {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+            if host.is_empty() || host.len() > 253 || !host.chars().all(plain) {
+                return Err(ConfigError::Host(host.clone()));
+            }
+        }
+        let mut seen = BTreeSet::new();
+        for direct in &self.direct {
+            if !seen.insert(&direct.node) {
+                return Err(ConfigError::DirectTwice(direct.node.clone()));
+            }
+        }
+        if self.hero.as_ref().is_some_and(|hero| hero.forward && hero.node_fields.is_empty()) {
+            return Err(ConfigError::ForwardWithoutFields);
         }
         if !(limits::HEARTBEAT_MIN..=limits::HEARTBEAT_MAX).contains(&self.heartbeat) {
             return Err(ConfigError::Heartbeat { given: self.heartbeat });
@@ -229,6 +304,15 @@ mod tests {
         assert!(
             refused(|c| c.socket = Some(SocketConfig { path: "/x".into(), mode: 0o066 })).contains("owner")
         );
+        assert!(refused(|c| c.hosts.push("http://hub".into())).contains("hub.example.com"));
+        let direct = |node: &str| DirectNode {
+            node: node.parse().unwrap(),
+            address: "/run/x.sock".parse().unwrap(),
+            framing: Framing::Http,
+        };
+        assert!(refused(|c| c.direct.extend([direct("a"), direct("a")])).contains("two addresses"));
+        let forward = HeroCompat { forward: true, ..HeroCompat::default() };
+        assert!(refused(|c| c.hero = Some(forward)).contains("node_fields"));
         assert!(refused(|c| c.heartbeat = Duration::ZERO).contains("heartbeat"));
         assert!(refused(|c| c.heartbeat = Duration::from_secs(86_400)).contains("heartbeat"));
     }

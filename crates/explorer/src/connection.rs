@@ -21,7 +21,9 @@ use tokio::{
 };
 
 use crate::{
+    api,
     auth::{Principal, authorise},
+    direct,
     hub::Hub,
     ingress::Admitted,
     limits,
@@ -161,7 +163,11 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
         return outcome(&opener, target.as_ref(), Err(InboundError::Refused(refusal)));
     }
     let served = match &target {
-        Some(Target::Explorer { .. }) => hub.api.serve(inbound, &open).await,
+        Some(Target::Explorer { .. }) => api::serve(&hub, inbound, &open, &opener.who, &opener.caller).await,
+        Some(target) if let Some(node) = direct::find(&hub, target) => match open.kind {
+            OpenKind::Call => api::serve(&hub, inbound, &open, &opener.who, &opener.caller).await,
+            OpenKind::Stream | OpenKind::Control => direct::serve(&hub, inbound, &node, target, &open).await,
+        },
         Some(Target::Service { .. } | Target::Dial { .. }) | None => {
             let overdue = overdue(&open);
             match inbound.answer(hub.router.open(open, opener.caller.clone())).await {

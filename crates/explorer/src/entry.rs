@@ -93,6 +93,8 @@ pub(crate) struct Entry {
     pub(crate) reported: Vec<EndReport>,
     /// When a live process lost this name to another one.
     pub(crate) changes: VecDeque<Instant>,
+    /// Nobody gets this name before.
+    pub(crate) kicked_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -146,6 +148,7 @@ impl Entry {
             ends: VecDeque::new(),
             reported: Vec::new(),
             changes: VecDeque::new(),
+            kicked_until: None,
         }
     }
 
@@ -262,6 +265,16 @@ impl Entry {
             self.since = now;
         }
         self.reason = reason;
+    }
+
+    /// Tells every line to end. Says how many there were.
+    pub(crate) fn dismiss_all(&mut self, code: Code, message: &str) -> usize {
+        let staying = self.lines.iter().filter(|line| !matches!(line.standing, Standing::Leaving));
+        let staying: Vec<_> = staying.map(|line| line.who.session).collect();
+        for id in &staying {
+            self.dismiss(*id, code, message);
+        }
+        staying.len()
     }
 
     fn dismiss(&mut self, id: SessionId, code: Code, message: &str) {

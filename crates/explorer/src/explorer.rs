@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     auth::{Authenticator, Development},
     config::{ConfigError, ExplorerConfig},
+    direct,
     events::Watcher,
     hub::Hub,
     limits,
@@ -89,7 +90,7 @@ impl Explorer {
         authenticator: Arc<dyn Authenticator>,
     ) -> Result<Self, StartError> {
         config.check()?;
-        let hub = Arc::new(Hub::new(&config, authenticator));
+        let hub = Arc::new(Hub::new(&config, net.clone(), authenticator));
         let failed = |key, address: &ListenAddress| {
             let address = address.clone();
             move |source| StartError::Listen { key, address, source }
@@ -104,7 +105,7 @@ impl Explorer {
         }
         let mut socket = None;
         if let Some(wanted) = &config.socket {
-            let (listener, file) = socket::bind(wanted).await?;
+            let (listener, file) = socket::bind(wanted, config.socket_group).await?;
             addresses.socket = Some(wanted.path.clone());
             listeners.push(listener);
             socket = Some(file);
@@ -117,6 +118,8 @@ impl Explorer {
             published.push(prepared);
         }
 
+        // Set once: nobody else has this hub yet.
+        let _ = hub.addresses.set(addresses.clone());
         let mut explorer = Self {
             hub: hub.clone(),
             addresses,
@@ -126,6 +129,7 @@ impl Explorer {
         };
         let (arrivals, inbox) = mpsc::channel(limits::ARRIVALS);
         explorer.run("worker", worker::run(hub.clone(), inbox));
+        explorer.run("watch over nodes with an address", direct::watch_over(hub.clone()));
         for listener in listeners {
             let (hub, arrivals) = (hub.clone(), arrivals.clone());
             explorer.run("accept loop", async move {
@@ -145,7 +149,7 @@ impl Explorer {
 
     /// Every node it knows, as `explorer.nodes` shows them.
     pub fn nodes(&self) -> Vec<NodeView> {
-        NodesView::of(&self.hub.id, &self.hub.registry).nodes
+        NodesView::of(&self.hub).nodes
     }
 
     /// Follows changes of nodes from now on.

@@ -4,19 +4,26 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use reachback_link::{MemoryBudget, Stats as LinkStats};
+use reachback_link::{ListenAddress, MemoryBudget, Net, Stats as LinkStats};
 use reachback_wire::{NodeId, SessionId};
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::Api, auth::Authenticator, config::ExplorerConfig, limits, registry::Registry, route::Router,
+    auth::Authenticator,
+    bodies::Bodies,
+    config::{ExplorerConfig, HeroCompat},
+    direct::DirectNodes,
+    explorer::Addresses,
+    limits,
+    registry::Registry,
+    route::Router,
     stats::Stats,
 };
 
@@ -26,7 +33,24 @@ pub(crate) struct Hub {
     pub(crate) grace: Duration,
     pub(crate) registry: Arc<Registry>,
     pub(crate) router: Router,
-    pub(crate) api: Api,
+    /// Room for the bodies of calls that are being read.
+    pub(crate) bodies: Bodies,
+    pub(crate) direct: DirectNodes,
+    pub(crate) hero: Option<HeroCompat>,
+    /// Host names by which HTTP may be asked, in lower case.
+    pub(crate) hosts: Vec<String>,
+    /// Whether a heartbeat may make this explorer dial the address it names: only where nobody but friends can send
+    /// one, or where the configuration says so.
+    pub(crate) dials_who_asks: bool,
+    /// To dial nodes that have an address.
+    pub(crate) net: Arc<dyn Net>,
+    /// Places for connections that speak HTTP or raw JSON.
+    pub(crate) plain: Semaphore,
+    /// Places for those who follow changes over the API.
+    pub(crate) watchers: Arc<Semaphore>,
+    pub(crate) started: Instant,
+    /// Where this explorer can be reached, once everything is bound.
+    pub(crate) addresses: OnceLock<Addresses>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     /// Places for connections that have not finished their handshake.
     pub(crate) unadmitted: Semaphore,
@@ -41,14 +65,27 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
-    pub(crate) fn new(config: &ExplorerConfig, authenticator: Arc<dyn Authenticator>) -> Self {
+    pub(crate) fn new(
+        config: &ExplorerConfig,
+        net: Arc<dyn Net>,
+        authenticator: Arc<dyn Authenticator>,
+    ) -> Self {
         let registry = Arc::new(Registry::new(config.stats.clone()));
         Self {
             id: config.id.clone(),
             heartbeat: config.heartbeat,
             grace: config.shutdown_grace,
             router: Router::new(registry.clone(), config.stats.clone()),
-            api: Api::new(config.id.clone(), registry.clone(), config.stats.clone()),
+            bodies: Bodies::new(),
+            direct: DirectNodes::new(config, registry.clone()),
+            hero: config.hero.clone(),
+            hosts: config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
+            dials_who_asks: config.hero.is_some() || config.listen.iter().all(ListenAddress::is_loopback),
+            net,
+            plain: Semaphore::new(limits::PLAIN_CONNECTIONS),
+            watchers: Arc::new(Semaphore::new(limits::WATCHERS)),
+            started: Instant::now(),
+            addresses: OnceLock::new(),
             registry,
             authenticator,
             unadmitted: Semaphore::new(limits::UNADMITTED),
@@ -59,6 +96,11 @@ impl Hub {
             stopping: CancellationToken::new(),
             sessions: AtomicU64::new(1),
         }
+    }
+
+    /// Whether it takes on new work: what `/readyz` says.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.addresses.get().is_some() && !self.closing.is_cancelled()
     }
 
     /// A number no other session of this explorer has had; later ones are larger.

@@ -1,8 +1,8 @@
 //! From an accepted socket to an admitted session.
 //!
-//! One port takes every language and, in this version, speaks one of them: the tunnel. A peer that speaks another is
-//! told so in its own language, once, and closed, so that whoever typed the address into a browser reads a sentence
-//! and not "connection reset". Up to the end of the handshake a peer has bounded time and bounded bytes, and one of a
+//! One port takes every language: the tunnel, HTTP and raw JSON. A peer that may not come in, or speaks one that this
+//! version does not, is told so in its own language, once, and closed, so that whoever typed the address into a browser
+//! reads a sentence and not "connection reset". Up to the end of the handshake a peer has bounded time and bounded bytes, and one of a
 //! bounded number of places.
 
 use std::{sync::Arc, time::Duration};
@@ -15,12 +15,13 @@ use reachback_wire::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    sync::SemaphorePermit,
     time::{Instant, timeout},
 };
 
 use crate::{
-    auth::Principal, clock::unix_ms, connection, entry::Newcomer, hub::Hub, limits, registry::Presence,
-    stats::count, takeover,
+    api::rpc, auth::Principal, clock::unix_ms, connection, entry::Newcomer, http, hub::Hub, limits, raw,
+    registry::Presence, stats::count, takeover,
 };
 
 /// Serves one connection of the tunnel port or the Unix socket, from its first byte to its last.
@@ -38,16 +39,58 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: RawSocket, peer: PeerAddress) {
             .into_transport()
             .map_err(|error| tracing::warn!(%peer, %error, "the runtime can't take the connection"))
             .ok()?;
-        let transport = recognise(&hub, transport, &peer).await?;
-        admit(&hub, transport, &peer, deadline).await
+        match recognise(&hub, transport, &peer).await? {
+            Language::Tunnel(transport) => {
+                admit(&hub, transport, &peer, deadline).await.map(Box::new).map(Guest::Session)
+            }
+            Language::Http(transport) => Some(Guest::Http(transport)),
+            Language::Json(transport) => Some(Guest::Json(transport)),
+        }
     };
     let admitted = tokio::select! {
         admitted = admitting => admitted,
         () = hub.stopping.cancelled() => None,
     };
-    if let Some(admitted) = admitted {
-        connection::serve(hub, admitted).await;
+    match admitted {
+        None => {}
+        Some(Guest::Session(admitted)) => connection::serve(hub, *admitted).await,
+        Some(Guest::Http(transport)) => match plain(&hub, &peer) {
+            Ok((who, _place)) => http::serve(hub.clone(), transport, peer, who).await,
+            Err(refusal) => refuse(transport, &http_refusal(refusal)).await,
+        },
+        Some(Guest::Json(transport)) => match plain(&hub, &peer) {
+            Ok((who, _place)) => raw::serve(hub.clone(), transport, &peer, who).await,
+            Err(refusal) => refuse(transport, &json_rpc_refusal(refusal)).await,
+        },
     }
+}
+
+/// Who goes on after the first bytes.
+enum Guest {
+    Session(Box<Admitted>),
+    Http(Transport),
+    Json(Transport),
+}
+
+/// What the first bytes are, where this version speaks it.
+enum Language {
+    Tunnel(Transport),
+    Http(Transport),
+    Json(Transport),
+}
+
+/// Lets a connection in that speaks HTTP or raw JSON.
+fn plain<'a>(hub: &'a Hub, peer: &PeerAddress) -> Result<(Principal, SemaphorePermit<'a>), Refusal> {
+    let admitted = hub.authenticator.admit_plain(peer).and_then(|who| match hub.plain.try_acquire() {
+        Ok(place) => Ok((who, place)),
+        Err(_) => Err(Refusal::new(Code::Saturated, "too many HTTP and raw JSON connections; try again")
+            .retry_after(limits::SATURATED_RETRY)),
+    });
+    if let Err(refusal) = &admitted {
+        count(&hub.stats.plain_refused);
+        tracing::info!(%peer, %refusal, "an HTTP or raw JSON connection is refused");
+    }
+    admitted
 }
 
 /// A peer that has been let in, and everything known about it.
@@ -60,8 +103,8 @@ pub(crate) struct Admitted {
     pub(crate) presence: Option<Presence>,
 }
 
-/// Gives the transport on if it speaks the tunnel; answers and closes it if not.
-async fn recognise(hub: &Hub, transport: Transport, peer: &PeerAddress) -> Option<Transport> {
+/// Finds out what a connection speaks; answers and closes it if that is nothing of ours.
+async fn recognise(hub: &Hub, transport: Transport, peer: &PeerAddress) -> Option<Language> {
     let stats = &hub.stats;
     let (greeting, transport) = match sniff(transport).await {
         Ok(sniffed) => sniffed,
@@ -75,16 +118,27 @@ async fn recognise(hub: &Hub, transport: Transport, peer: &PeerAddress) -> Optio
             return None;
         }
     };
-    let (counter, language, answer) = match greeting {
-        Greeting::Tunnel => return Some(transport),
-        Greeting::Http => (&stats.greetings_http, "HTTP", http_refusal()),
-        Greeting::JsonRpc => (&stats.greetings_json_rpc, "raw JSON-RPC", json_rpc_refusal()),
-        Greeting::Tls => (&stats.greetings_tls, "TLS", TLS_REFUSAL.to_vec()),
-        Greeting::Unknown => (&stats.greetings_unknown, "no language of this port", Vec::new()),
-    };
-    count(counter);
-    tracing::info!(%peer, "a connection spoke {language} and is refused: this version has only the tunnel");
-    refuse(transport, &answer).await;
+    match greeting {
+        Greeting::Tunnel => return Some(Language::Tunnel(transport)),
+        Greeting::Http => {
+            count(&stats.greetings_http);
+            return Some(Language::Http(transport));
+        }
+        Greeting::JsonRpc => {
+            count(&stats.greetings_json_rpc);
+            return Some(Language::Json(transport));
+        }
+        Greeting::Tls => {
+            count(&stats.greetings_tls);
+            tracing::info!(%peer, "a connection spoke TLS and is refused: this version has none");
+            refuse(transport, &TLS_REFUSAL).await;
+        }
+        Greeting::Unknown => {
+            count(&stats.greetings_unknown);
+            tracing::info!(%peer, "a connection spoke no language of this port and is closed");
+            refuse(transport, &[]).await;
+        }
+    }
     None
 }
 
@@ -211,25 +265,19 @@ async fn refuse(mut transport: Transport, answer: &[u8]) {
     }
 }
 
-const ONLY_TUNNEL: &str = "this port speaks the Reachback tunnel; its HTTP and JSON-RPC interfaces are not in this version. \
-                           Use the command line: reachback nodes --explorer ADDRESS";
-
-fn http_refusal() -> Vec<u8> {
-    format!(
-        "HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n{ONLY_TUNNEL}\n",
-        ONLY_TUNNEL.len() + 1
-    )
-    .into_bytes()
+fn http_refusal(refusal: Refusal) -> Vec<u8> {
+    let (status, body) = rpc::refused(&[], refusal);
+    let head = format!(
+        "HTTP/1.1 {status} Refused\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body].concat()
 }
 
-fn json_rpc_refusal() -> Vec<u8> {
-    let refusal = serde_json::json!({
-        "jsonrpc": "2.0",
-        "error": { "code": Code::Denied.row().jsonrpc, "message": ONLY_TUNNEL, "data": { "code": Code::Denied.name() } },
-        "id": null,
-    });
-    format!("{refusal}\n").into_bytes()
+fn json_rpc_refusal(refusal: Refusal) -> Vec<u8> {
+    let (_, mut body) = rpc::refused(&[], refusal);
+    body.push(b'\n');
+    body
 }
 
 /// A TLS record (21 alert, version 3.3, two bytes) with a fatal alert (2), handshake_failure (40).

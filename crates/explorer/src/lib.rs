@@ -1,6 +1,6 @@
 //! The hub: accepts connections, keeps the registry of nodes, routes and proxies.
 //!
-//! Nodes and clients dial it; nothing it does needs to dial anyone. The way of a connection through this crate:
+//! Nodes and clients dial it; it dials nobody but nodes that have an address of their own. The way of a connection through this crate:
 //!
 //! ```text
 //! listen.rs / socket.rs   accepted, nothing else ──▶ worker.rs      becomes a task
@@ -8,7 +8,9 @@
 //! connection.rs           the session's life: driver, inbound substreams
 //!   line.rs               a node's control ─▶ registry.rs (entry.rs: the rules) ─▶ events.rs
 //!   route.rs              a client's open ─▶ opens.rs (a place in line) ─▶ the node's session ─▶ relay
-//!   api.rs                … or @explorer/api (view.rs: what it shows)
+//!   api/                  … or @explorer/api (view.rs: what it shows)
+//! http.rs / raw.rs        the same API, and calls to services, for whoever speaks no tunnel ─▶ call.rs
+//! direct.rs / compat.rs   nodes that are dialled from here, and what old programs expect
 //! publish.rs              a TCP port that leads to one service, bound while that can be reached
 //! ```
 //!
@@ -32,20 +34,27 @@
 
 mod api;
 mod auth;
+mod bodies;
+mod call;
 mod clock;
+mod compat;
 mod config;
 mod connection;
+mod direct;
 mod entry;
 mod events;
 mod explorer;
+mod http;
 mod hub;
 mod ingress;
+mod json_text;
 mod limits;
 mod line;
 mod listen;
 mod nearest;
 mod opens;
 mod publish;
+mod raw;
 mod registry;
 mod route;
 mod socket;
@@ -55,7 +64,7 @@ mod view;
 mod worker;
 
 pub use auth::{Authenticator, Development, Principal, authorise};
-pub use config::{ConfigError, ExplorerConfig, Publication, SocketConfig};
+pub use config::{ConfigError, DirectNode, ExplorerConfig, Framing, HeroCompat, Publication, SocketConfig};
 pub use entry::NodeState;
 pub use events::{Change, Watcher};
 pub use explorer::{Addresses, Explorer, StartError};

@@ -100,12 +100,57 @@ pub(crate) const RAPID_RESET_WINDOW: Duration = Duration::from_secs(10);
 /// ones. Beyond it a call is `saturated`.
 pub(crate) const API_BODIES: usize = 4 * CALL_BODY_MAX;
 
+/// How long a call may take when its caller gives no deadline.
+pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What an answer may take beyond the deadline that its node was given: the node knows best why there is none, and
 /// its word needs half a round trip.
 pub(crate) const CALL_GRACE: Duration = Duration::from_millis(250);
 
-/// How long the body of a call to the API may take when its caller gives no deadline.
-pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(30);
+/// Requests in one batch: a page of a dashboard, not a load test. They are carried out one after the other.
+pub(crate) const BATCH_MAX: usize = 100;
+
+/// Changes of state that `explorer.events` remembers: what happened around an incident, a few hundred bytes each.
+pub(crate) const EVENTS_KEPT: usize = 512;
+
+/// The longest time for which a node can be kicked. Whoever wants it gone for good removes its credential.
+pub(crate) const KICK_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Substreams and connections that follow `explorer.watch` at a time: each costs a copy of every change.
+pub(crate) const WATCHERS: usize = 1024;
+
+// ---- HTTP and raw JSON --------------------------------------------------------------------------------
+
+/// The request line and headers of one HTTP request: what browsers and proxies agree on, four times over.
+pub(crate) const HTTP_HEAD_MAX: usize = 32 * 1024;
+
+/// Headers of one request; more is an attack on whoever counts them.
+pub(crate) const HTTP_HEADERS_MAX: usize = 100;
+
+/// How long an HTTP connection may take for the head of a request, and be idle between two: a pool of a client keeps
+/// its connections for about that long.
+pub(crate) const HTTP_IDLE: Duration = Duration::from_secs(60);
+
+/// HTTP and raw connections at a time: each holds a descriptor and at most one body at a time.
+pub(crate) const PLAIN_CONNECTIONS: usize = 4096;
+
+/// How long a raw JSON connection may be silent between two requests, or in the middle of one.
+pub(crate) const RAW_IDLE: Duration = Duration::from_secs(60);
+
+// ---- Nodes with an address ----------------------------------------------------------------------------
+
+/// A node that registers itself by heartbeats is offline when none came for this long: three of the usual 30 s, and
+/// one that was late.
+pub(crate) const DIRECT_TIMEOUT: Duration = Duration::from_secs(100);
+
+/// Nodes with an address: more than one machine or site has.
+pub(crate) const DIRECT_NODES: usize = 4096;
+
+/// How often they are looked at for having fallen silent.
+pub(crate) const DIRECT_LOOK: Duration = Duration::from_secs(1);
+
+/// How long the explorer tries to connect to one of them.
+pub(crate) const DIRECT_DIAL: Duration = Duration::from_secs(5);
 
 // ---- The rest -----------------------------------------------------------------------------------------
 

@@ -4,7 +4,11 @@
 //! whatever path, takes exactly that session out and nothing else, because removal compares the session. Everything
 //! that leaves the lock is a copy, and nothing is awaited under it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use reachback_link::{Session, SessionEnd};
@@ -14,6 +18,7 @@ use reachback_wire::{
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
+    clock::spoken,
     entry::{Declared, End, Entry, Newcomer, NodeState, Order, Promotion, Standing, printable},
     events::{Events, Watcher},
     limits,
@@ -34,6 +39,30 @@ struct Inner {
     nodes: BTreeMap<NodeId, Entry>,
     /// Entries that are not offline.
     up: usize,
+    /// The last changes of state, oldest first.
+    recent: VecDeque<Happened>,
+    /// How many there were since the start.
+    happened: u64,
+}
+
+/// A change of a node's state.
+#[derive(Debug, Clone)]
+pub(crate) struct Happened {
+    /// Grows by one with each.
+    pub(crate) seq: u64,
+    pub(crate) at: Instant,
+    pub(crate) node: NodeId,
+    pub(crate) state: NodeState,
+    pub(crate) reason: String,
+}
+
+/// Why a node can't be forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unforgettable {
+    /// It has a session.
+    Connected,
+    /// There is no such node.
+    Unknown,
 }
 
 /// One session's place in the registry; dropping it gives the place up.
@@ -137,6 +166,54 @@ impl Registry {
         self.inner.lock().nodes.keys().cloned().collect()
     }
 
+    /// One node.
+    pub(crate) fn find(&self, node: &NodeId) -> Option<NodeCopy> {
+        self.inner.lock().nodes.get(node).map(|entry| entry.copy(node))
+    }
+
+    /// Whether the node has a session, or one in the making.
+    pub(crate) fn has_session(&self, node: &NodeId) -> bool {
+        self.inner
+            .lock()
+            .nodes
+            .get(node)
+            .is_some_and(|entry| entry.serving().is_some() || entry.is_arriving())
+    }
+
+    /// The last changes of state, oldest first.
+    pub(crate) fn recent(&self) -> Vec<Happened> {
+        self.inner.lock().recent.iter().cloned().collect()
+    }
+
+    /// Notes a change of a node that has no entry here, and tells the followers.
+    pub(crate) fn note(&self, node: &NodeId, state: NodeState, reason: &str) {
+        self.inner.lock().remember(node, state, reason);
+        self.events.changed(node);
+    }
+
+    /// Ends the sessions of a node and keeps its name free for a time. Says how many sessions there were; `None`: no
+    /// such node.
+    pub(crate) fn kick(&self, node: &NodeId, message: &str, pause: Duration) -> Option<usize> {
+        let until = Some(Instant::now() + pause).filter(|_| !pause.is_zero());
+        self.change(node, message, |entry| {
+            entry.kicked_until = until;
+            entry.dismiss_all(Code::Denied, message)
+        })
+    }
+
+    /// Forgets a node that is not connected.
+    pub(crate) fn forget(&self, node: &NodeId) -> Result<(), Unforgettable> {
+        let mut inner = self.inner.lock();
+        match inner.nodes.get(node) {
+            None => return Err(Unforgettable::Unknown),
+            Some(entry) if !entry.lines.is_empty() => return Err(Unforgettable::Connected),
+            Some(_) => drop(inner.nodes.remove(node)),
+        }
+        drop(inner);
+        self.events.changed(node);
+        Ok(())
+    }
+
     /// Every node, in the order of names.
     pub(crate) fn copy(&self) -> Vec<NodeCopy> {
         self.inner.lock().nodes.iter().map(|(node, entry)| entry.copy(node)).collect()
@@ -151,6 +228,9 @@ impl Registry {
     ) -> Result<(Presence, Option<Settlement>), Objection> {
         let now = Instant::now();
         let mut inner = self.inner.lock();
+        if let Some(refusal) = inner.nodes.get(&newcomer.node).and_then(|entry| entry.kicked(now)) {
+            return Err(Objection::Refused(refusal));
+        }
         let settlement = match inner.nodes.get_mut(&newcomer.node) {
             Some(entry) => self.judge(entry, newcomer, challenged, now)?,
             None => None,
@@ -207,11 +287,15 @@ impl Registry {
     fn change<T>(&self, node: &NodeId, why: &str, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         let mut inner = self.inner.lock();
         let entry = inner.nodes.get_mut(node)?;
-        let was_up = entry.state != NodeState::Offline;
+        let was = entry.state;
         let outcome = change(entry);
         entry.restate(Instant::now(), why);
-        let is_up = entry.state != NodeState::Offline;
-        inner.up = inner.up + usize::from(is_up) - usize::from(was_up);
+        let (is, reason) = (entry.state, entry.reason.clone());
+        let up = |state| usize::from(state != NodeState::Offline);
+        inner.up = inner.up + up(is) - up(was);
+        if is != was {
+            inner.remember(node, is, &reason);
+        }
         inner.forget_surplus(node);
         drop(inner);
         self.events.changed(node);
@@ -220,6 +304,15 @@ impl Registry {
 }
 
 impl Inner {
+    fn remember(&mut self, node: &NodeId, state: NodeState, reason: &str) {
+        self.happened += 1;
+        if self.recent.len() == limits::EVENTS_KEPT {
+            self.recent.pop_front();
+        }
+        let (node, reason) = (node.clone(), reason.to_owned());
+        self.recent.push_back(Happened { seq: self.happened, at: Instant::now(), node, state, reason });
+    }
+
     /// Forgets the nodes that have been offline longest while more are remembered than may be. The scan is paid only
     /// by whoever goes over the limit.
     fn forget_surplus(&mut self, just_changed: &NodeId) {
@@ -233,6 +326,13 @@ impl Inner {
 }
 
 impl Entry {
+    /// The refusal for whoever comes with a name that was kicked.
+    fn kicked(&self, now: Instant) -> Option<Refusal> {
+        let left = self.kicked_until?.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        let message = format!("an operator has kicked this node; it may come back in {}", spoken(left));
+        Some(Refusal::new(Code::Denied, message).retry_after(left))
+    }
+
     fn copy(&self, node: &NodeId) -> NodeCopy {
         let serving = self.serving();
         let first = serving.map(|(line, _)| line.who.session);

@@ -8,7 +8,7 @@
 use std::{
     fs::{self, DirBuilder, File, Metadata, Permissions, TryLockError},
     io,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -82,7 +82,10 @@ pub(crate) struct SocketFile {
 }
 
 /// Makes the socket and listens on it.
-pub(crate) async fn bind(config: &SocketConfig) -> Result<(Listener, SocketFile), SocketError> {
+pub(crate) async fn bind(
+    config: &SocketConfig,
+    group: Option<u32>,
+) -> Result<(Listener, SocketFile), SocketError> {
     let path = &config.path;
     let failed = |doing| move |source| SocketError::Io { path: path.clone(), doing, source };
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
@@ -112,6 +115,9 @@ pub(crate) async fn bind(config: &SocketConfig) -> Result<(Listener, SocketFile)
     let listener = UnixListener::bind(&born).map_err(failed("binding"))?;
     fs::set_permissions(&born, Permissions::from_mode(config.mode))
         .map_err(failed("setting its permissions"))?;
+    if group.is_some() {
+        chown(&born, None, group).map_err(failed("giving it to its group"))?;
+    }
     let identity = identity(&fs::symlink_metadata(&born).map_err(failed("looking at it"))?);
     fs::rename(&born, directory.join(name)).map_err(failed("moving it to its place"))?;
     Ok((Listener::unix(listener, path.clone()), SocketFile { path: path.clone(), identity }))
@@ -228,14 +234,14 @@ mod tests {
     use super::*;
 
     async fn refusal(path: &Path) -> String {
-        bind(&SocketConfig::new(path)).await.unwrap_err().to_string()
+        bind(&SocketConfig::new(path), None).await.unwrap_err().to_string()
     }
 
     #[tokio::test]
     async fn a_new_socket_and_its_directory_are_private_and_leave_nothing_behind() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("run/reachback/x.sock");
-        let (listener, file) = bind(&SocketConfig::new(&path)).await.unwrap();
+        let (listener, file) = bind(&SocketConfig::new(&path), None).await.unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o7777, 0o600);
         assert_eq!(fs::metadata(path.parent().unwrap()).unwrap().mode() & 0o7777, 0o700);
         assert_eq!(listener.local().to_string(), path.display().to_string());
@@ -248,7 +254,7 @@ mod tests {
     async fn the_mode_is_the_one_asked_for() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("x.sock");
-        let _socket = bind(&SocketConfig { path: path.clone(), mode: 0o660 }).await.unwrap();
+        let _socket = bind(&SocketConfig { path: path.clone(), mode: 0o660 }, None).await.unwrap();
         assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o7777, 0o660);
     }
 
@@ -260,7 +266,7 @@ mod tests {
         assert!(refusal(&path).await.contains("another explorer is running"));
         drop(stale);
         assert!(path.exists(), "a bound socket file stays when its owner dies");
-        let (_listener, _file) = bind(&SocketConfig::new(&path)).await.unwrap();
+        let (_listener, _file) = bind(&SocketConfig::new(&path), None).await.unwrap();
         assert!(refusal(&path).await.contains("another explorer is running"));
     }
 
@@ -288,16 +294,16 @@ mod tests {
         assert!(refused.contains("chmod o-w"), "{refused}");
         assert!(!path.exists());
         fs::set_permissions(root.path(), Permissions::from_mode(0o1777)).unwrap();
-        bind(&SocketConfig::new(&path)).await.unwrap();
+        bind(&SocketConfig::new(&path), None).await.unwrap();
     }
 
     #[tokio::test]
     async fn the_socket_of_a_successor_is_not_removed() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("x.sock");
-        let (listener, file) = bind(&SocketConfig::new(&path)).await.unwrap();
+        let (listener, file) = bind(&SocketConfig::new(&path), None).await.unwrap();
         drop(listener);
-        let (_successor, _file) = bind(&SocketConfig::new(&path)).await.unwrap();
+        let (_successor, _file) = bind(&SocketConfig::new(&path), None).await.unwrap();
         drop(file);
         assert!(path.exists());
     }

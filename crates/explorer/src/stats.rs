@@ -27,10 +27,14 @@ counters! {
     accept_pauses,
     /// Connections dropped because too many others had not finished their handshake.
     connections_shed,
-    /// Connections that spoke HTTP, which this version answers with one refusal.
+    /// Connections that spoke HTTP.
     greetings_http,
-    /// Connections that spoke raw JSON-RPC, which this version answers with one refusal.
+    /// Connections that spoke raw JSON-RPC.
     greetings_json_rpc,
+    /// HTTP and raw JSON connections that were refused: too many others, or not allowed in.
+    plain_refused,
+    /// HTTP requests, whatever became of them.
+    http_requests,
     /// Connections that spoke TLS, which this version answers with an alert.
     greetings_tls,
     /// Connections whose first bytes were no language we know, or that said nothing in time.
@@ -59,7 +63,7 @@ counters! {
     visitors_served,
     /// Visitors of publications that were sent away with a reset.
     visitors_refused,
-    /// Calls to the explorer's own API that were answered, errors included.
+    /// Requests to the explorer's own API that were answered, errors included.
     api_calls,
     /// Tasks that panicked; each took one connection or one substream with it and nothing else.
     panics,

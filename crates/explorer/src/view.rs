@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::unix_ms_of,
+    direct::DirectCopy,
     entry::{End, NodeState},
-    registry::{NodeCopy, Registry},
+    hub::Hub,
+    registry::NodeCopy,
 };
 
 /// The answer to `explorer.nodes`.
@@ -108,13 +110,60 @@ pub struct EndView {
 
 impl NodesView {
     /// Every node of this registry as it is now.
-    pub(crate) fn of(explorer: &NodeId, registry: &Registry) -> Self {
-        let nodes = registry.copy().into_iter().map(|node| NodeView::of(explorer, node)).collect();
-        Self { explorer: explorer.clone(), nodes }
+    pub(crate) fn of(hub: &Hub) -> Self {
+        let connected = hub.registry.copy().into_iter().map(|node| NodeView::of(&hub.id, node));
+        let mut nodes: BTreeMap<_, _> = connected.map(|view| (view.node.clone(), view)).collect();
+        for direct in hub.direct.copy() {
+            // A node that has both is reached through its own session while that lasts.
+            if nodes.get(&direct.node).is_none_or(|view| view.state == NodeState::Offline) {
+                nodes.insert(direct.node.clone(), NodeView::of_direct(&hub.id, direct));
+            }
+        }
+        Self { explorer: hub.id.clone(), nodes: nodes.into_values().collect() }
     }
 }
 
 impl NodeView {
+    /// One node by its name.
+    pub(crate) fn find(hub: &Hub, node: &NodeId) -> Option<Self> {
+        let connected = hub.registry.find(node).map(|copy| Self::of(&hub.id, copy));
+        match connected {
+            Some(view) if view.state != NodeState::Offline => Some(view),
+            offline => hub.direct.get(node).map(|direct| Self::of_direct(&hub.id, direct)).or(offline),
+        }
+    }
+
+    /// Whether it has all of these labels.
+    pub(crate) fn has_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        labels.iter().all(|(name, value)| self.labels.get(name) == Some(value))
+    }
+
+    fn of_direct(explorer: &NodeId, direct: DirectCopy) -> Self {
+        Self {
+            node: direct.node,
+            state: direct.state,
+            since_unix_ms: unix_ms_of(direct.since),
+            since_s: direct.since.elapsed().as_secs(),
+            reason: direct.reason,
+            rtt_ms: None,
+            services: vec![ServiceView {
+                name: direct.service,
+                health: HealthView::Unknown,
+                reason: None,
+                framing: Some(direct.framing.name().to_owned()),
+            }],
+            labels: BTreeMap::new(),
+            streams: 0,
+            explorer: explorer.clone(),
+            session: None,
+            address: Some(direct.address.to_string()),
+            agent: None,
+            last_end: None,
+            ends: Vec::new(),
+            node_ends: Vec::new(),
+        }
+    }
+
     fn of(explorer: &NodeId, copy: NodeCopy) -> Self {
         let rtt = copy.sessions.first().and_then(reachback_link::Session::rtt);
         let ends: Vec<_> = copy.ends.iter().map(EndView::seen).collect();

@@ -4,11 +4,12 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use reachback_link::DialError;
-use reachback_wire::{Code, FrameDecoder, FrameType, Refusal, Role, Stage, frame};
-use support::{Hub, generation, hello};
+use reachback_explorer::{Authenticator, Explorer, Principal};
+use reachback_link::{DialError, PeerAddress};
+use reachback_wire::{Code, FrameDecoder, FrameType, Hello, Refusal, Role, Stage, frame};
+use support::{Hub, Pipes, config, generation, hello, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Sends these bytes and reads until the explorer closes.
@@ -36,26 +37,27 @@ fn hello_with(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
     frame::encode(FrameType::Hello, &json)
 }
 
-#[tokio::test(start_paused = true)]
-async fn http_is_answered_with_a_sentence_and_a_status() {
-    let hub = Hub::start().await;
-    let answer = answer_to(&hub, b"GET / HTTP/1.1\r\nHost: hub\r\n\r\n").await;
-    let answer = String::from_utf8(answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 501 "), "{answer}");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.contains(&format!("Content-Length: {}", body.len())), "{head}");
-    assert!(body.contains("reachback nodes"), "{body}");
-    assert_eq!(hub.count("greetings_http"), 1);
+/// Knows callers by their credential, so it has no rule for those that show none.
+struct OnlyTunnel;
+
+impl Authenticator for OnlyTunnel {
+    fn admit(&self, hello: &Hello, _peer: &PeerAddress) -> Result<Principal, Refusal> {
+        Ok(Principal { role: hello.role, id: hello.id.clone() })
+    }
 }
 
 #[tokio::test(start_paused = true)]
-async fn raw_json_rpc_is_answered_with_an_error_object() {
-    let hub = Hub::start().await;
-    let answer = answer_to(&hub, br#"{"jsonrpc":"2.0","method":"explorer.nodes","id":1}"#).await;
+async fn rules_of_ones_own_are_not_passed_by_in_another_language() {
+    let net = Arc::new(Pipes::default());
+    let explorer = Explorer::start_with(config(), net.clone(), Arc::new(OnlyTunnel)).await.unwrap();
+    let hub = Hub { explorer, net };
+    let answer = hub.http(&post("/rpc", "", r#"{"jsonrpc":"2.0","method":"explorer.nodes","id":1}"#)).await;
+    assert_eq!((answer.status, &answer.json()["error"]["data"]["code"]), (401, &"unauthenticated".into()));
+    let answer = hub.raw(br#"{"jsonrpc":"2.0","method":"explorer.nodes","id":1}"#).await;
     let answer: serde_json::Value = serde_json::from_slice(&answer).unwrap();
-    assert_eq!(answer["error"]["data"]["code"], "denied");
-    assert!(answer["error"]["message"].as_str().unwrap().contains("reachback nodes"));
-    assert_eq!(hub.count("greetings_json_rpc"), 1);
+    assert_eq!(answer["error"]["data"]["code"], "unauthenticated");
+    assert_eq!(hub.count("plain_refused"), 2);
+    hub.node("edge-7", generation(1, 0, 1)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use reachback_wire::{
     ControlMessage, Generation, HealthState, Hello, Instance, Nonce, Open, ProtocolRange, Record, RecordKind,
     Refusal, Role, ServiceInfo, Services, Target, Welcome,
 };
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::{mpsc, watch},
@@ -102,6 +103,15 @@ impl Hub {
         node
     }
 
+    /// A node that is online and takes calls.
+    pub(crate) async fn callable(&self, id: &str, generation: Generation) -> Peer {
+        let node = self.dial(Role::Node, id, generation).await.unwrap();
+        node.declare(&["rpc", "mirror", "down"]).await;
+        let session = node.welcome.session;
+        self.until(id, |view| view.session == Some(session)).await;
+        node
+    }
+
     pub(crate) async fn client(&self) -> Peer {
         self.dial(Role::Client, "laptop", generation(200, 0, 1)).await.unwrap()
     }
@@ -124,7 +134,8 @@ impl Hub {
                 {
                     return view;
                 }
-                changes.next().await;
+                // Not everything that shows in a view is announced: how many streams there are is not.
+                drop(tokio::time::timeout(Duration::from_millis(10), changes.next()).await);
             }
         };
         match tokio::time::timeout(Duration::from_secs(300), looking).await {
@@ -349,6 +360,12 @@ async fn serve(mut inbound: Inbound) {
                 }
             }
         }
+        "rpc" | "mirror" => {
+            let mirror = service == "mirror";
+            let Ok((substream, ())) = inbound.answer(async { Ok(()) }).await else { return };
+            // A caller that goes away is no news to a service.
+            drop(serve_call(substream, mirror).await);
+        }
         "hang" => {
             drop(inbound.answer(async { std::future::pending::<Result<(), Refusal>>().await }).await);
         }
@@ -386,5 +403,144 @@ pub(crate) async fn seen_open(substream: &mut Substream) -> Open {
         if let Ok(open) = serde_json::from_slice(&bytes) {
             return open;
         }
+    }
+}
+
+/// A JSON-RPC service, or (`mirror`) one that answers with the bytes it was sent.
+async fn serve_call(mut substream: Substream, mirror: bool) -> Result<(), reachback_link::StreamEnd> {
+    let (mut head, mut body) = (json!({}), Vec::new());
+    loop {
+        match substream.next().await? {
+            Record::Head(bytes) => head = serde_json::from_slice(&bytes).unwrap(),
+            Record::Data(bytes) | Record::Item(bytes) => body.extend_from_slice(&bytes),
+            Record::End(_) => break,
+            Record::Reset { .. } => return Ok(()),
+        }
+    }
+    let answer_head = json!({ "status": 200, "headers": { "content-type": "application/json", "x-seen": head["headers"].to_string() } });
+    let answer_head = serde_json::to_vec(&answer_head).unwrap();
+    if mirror {
+        substream.send(RecordKind::Head, &answer_head).await?;
+        substream.send(RecordKind::Data, &body).await?;
+        return substream.finish(None).await;
+    }
+    let request: serde_json::Value = serde_json::from_slice(&body).unwrap();
+    let (id, params) = (&request["id"], &request["params"]);
+    let answer = match request["method"].as_str().unwrap() {
+        "fail" => json!({ "jsonrpc": "2.0", "id": id, "error": { "code": 7, "message": "no", "data": [1] } }),
+        "never" => std::future::pending().await,
+        "late" => {
+            tokio::time::sleep(Duration::from_millis(params["ms"].as_u64().unwrap())).await;
+            json!({ "jsonrpc": "2.0", "id": id, "result": params })
+        }
+        "die" => {
+            substream.send(RecordKind::Head, &answer_head).await?;
+            substream.send(RecordKind::Data, b"{\"half\":").await?;
+            substream.reset(reachback_wire::Code::Reset, "on purpose");
+            return Ok(());
+        }
+        "count" => {
+            let head = br#"{"status":200,"headers":{"content-type":"application/x-ndjson"}}"#;
+            substream.send(RecordKind::Head, head).await?;
+            for n in 0..3 {
+                substream.send(RecordKind::Item, format!("{{\"n\":{n}}}").as_bytes()).await?;
+            }
+            return substream.finish(None).await;
+        }
+        // Blanks where no program would put them: what passes them on did not write the JSON anew.
+        _ => {
+            let text = format!("{{\"jsonrpc\":\"2.0\" ,  \"id\":{id}, \"result\":{params}}}");
+            substream.send(RecordKind::Head, &answer_head).await?;
+            substream.send(RecordKind::Data, text.as_bytes()).await?;
+            return substream.finish(None).await;
+        }
+    };
+    substream.send(RecordKind::Head, &answer_head).await?;
+    substream.send(RecordKind::Data, &serde_json::to_vec(&answer).unwrap()).await?;
+    substream.finish(None).await
+}
+
+/// One HTTP response, as it was on the wire.
+#[derive(Debug)]
+pub(crate) struct Http {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Http {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{error}: {:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    /// Reads one response. `None`: the connection ended before it was whole.
+    pub(crate) async fn read(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> Option<Self> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(from.read_u8().await.ok()?);
+        }
+        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        let field = |name: &str| {
+            head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
+        };
+        let mut body = Vec::new();
+        if field("transfer-encoding").as_deref() == Some("chunked") {
+            loop {
+                let mut line = Vec::new();
+                while !line.ends_with(b"\r\n") {
+                    line.push(from.read_u8().await.ok()?);
+                }
+                let size = usize::from_str_radix(std::str::from_utf8(&line).unwrap().trim(), 16).unwrap();
+                let mut chunk = vec![0; size + 2];
+                from.read_exact(&mut chunk).await.ok()?;
+                body.extend_from_slice(&chunk[..size]);
+                if size == 0 {
+                    break;
+                }
+            }
+        } else if let Some(length) = field("content-length") {
+            body = vec![0; length.parse().unwrap()];
+            from.read_exact(&mut body).await.ok()?;
+        }
+        Some(Self { status, head, body })
+    }
+}
+
+/// A POST of JSON, as programs write it.
+pub(crate) fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
+    format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+impl Hub {
+    /// One request on a connection of its own.
+    pub(crate) async fn http(&self, request: &[u8]) -> Http {
+        let mut pipe = self.net.pipe().await;
+        pipe.write_all(request).await.unwrap();
+        Http::read(&mut pipe).await.expect("a whole response")
+    }
+
+    /// Everything that comes back for these bytes and a half-close.
+    pub(crate) async fn raw(&self, request: &[u8]) -> Vec<u8> {
+        let mut pipe = self.net.pipe().await;
+        pipe.write_all(request).await.unwrap();
+        pipe.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        pipe.read_to_end(&mut answer).await.unwrap();
+        answer
+    }
+
+    /// As [`Hub::start`], with a configuration of one's own.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut ExplorerConfig)) -> Self {
+        let net = Arc::new(Pipes::default());
+        let mut config = config();
+        change(&mut config);
+        let explorer = Explorer::start(config, net.clone()).await.unwrap();
+        Self { explorer, net }
     }
 }
