@@ -25,6 +25,7 @@ impl Piped {
             Ok(()) => None,
             Err(SpliceError::Local(_)) => Some(Code::Reset),
             Err(SpliceError::Peer(end)) => Some(end.code()),
+            Err(SpliceError::Stopped(why)) => Some(why.code),
         }
     }
 }
