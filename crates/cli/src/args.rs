@@ -10,10 +10,11 @@ use std::{ffi::OsString, path::PathBuf};
 
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use reachback_link::{Address, ListenAddress};
+use reachback_node::AllowDial;
 use reachback_wire::{NodeId, Target};
 
 use crate::{
-    config::{duration::Span, mode::SocketMode, port_spec::PortSpec},
+    config::{duration::Span, group::SocketGroup, mode::SocketMode, port_spec::PortSpec, proxy::ProxyChoice},
     environment::Environment,
     logging::LogFormat,
 };
@@ -25,7 +26,8 @@ pub(crate) use operator::{
 };
 
 /// The variables that clap does not know of.
-const OTHER_VARIABLES: [&str; 3] = ["REACHBACK_PUBLISH", "REACHBACK_SERVICE", "REACHBACK_LABEL"];
+const OTHER_VARIABLES: [&str; 4] =
+    ["REACHBACK_PUBLISH", "REACHBACK_SERVICE", "REACHBACK_LABEL", "REACHBACK_ALLOW_DIAL"];
 
 const EXAMPLES: &str = "\
 Five commands to know:
@@ -56,7 +58,7 @@ A service is NAME=ADDRESS[,key=value]:
   ssh=22                                 a port on 127.0.0.1
   db=tcp://10.0.0.5:5432                 a host and port this machine can reach
   rpc=/run/hero/rpc.sock,framing=http    a Unix socket, and what it speaks:
-                                         http, lines or raw
+                                         http (path=/rpc), lines or raw
 
 Examples:
   reachback node --explorer hub:9002 --service ssh=22
@@ -74,9 +76,12 @@ Examples:
   reachback forward 5432=edge-7/db            127.0.0.1:5432 here is edge-7's db
   reachback forward 0.0.0.0:8080=edge-7/web   for all who can reach this machine
   reachback forward edge-7/db edge-7/web      free ports, printed at the start
+  reachback forward 2222=edge-7/10.0.0.9:22   a host behind edge-7, if its node allows it
+  reachback forward --file ports.txt --wait 30s
 
-A visitor whose connection can't be carried on (the node is offline, the service
-is down) gets a reset.";
+While a node is offline its ports are closed, so visitors are refused as they would
+be on the machine itself; with --wait they are kept until it is back. A visitor whose
+connection can't be carried on gets a reset.";
 
 /// Reach services behind NAT through the line their node dialled out.
 ///
@@ -191,6 +196,13 @@ pub(crate) struct ExplorerArguments {
     /// Who may use the Unix socket, in octal: 0600 (only this user) if absent.
     #[arg(long, value_name = "MODE", env = "REACHBACK_SOCKET_MODE", hide_env_values = true)]
     pub(crate) socket_mode: Option<SocketMode>,
+    /// The group that the Unix socket belongs to, by name or number; with --socket-mode 0660 its members may use it.
+    #[arg(long, value_name = "GROUP", env = "REACHBACK_SOCKET_GROUP", hide_env_values = true)]
+    pub(crate) socket_group: Option<SocketGroup>,
+    /// A host name under which the HTTP API may be asked, besides localhost and IP addresses. Can be
+    /// given several times, or separated by commas.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "REACHBACK_HOST", hide_env_values = true)]
+    pub(crate) host: Vec<String>,
     /// Offer a node's service on a TCP port of this machine; closed while the node is offline. BIND is
     /// 127.0.0.1 if absent. Can be given several times; variable REACHBACK_PUBLISH (comma-separated).
     #[arg(long, value_name = "[BIND:]PORT=TARGET", value_parser = PortSpec::with_port)]
@@ -206,7 +218,8 @@ pub(crate) struct ExplorerArguments {
     /// How often both ends of a connection show that they live; a dead peer is noticed within 2.5 of these.
     #[arg(long, value_name = "TIME", env = "REACHBACK_HEARTBEAT", hide_env_values = true)]
     pub(crate) heartbeat: Option<Span>,
-    /// A TOML file with id, listen, socket, socket_mode, heartbeat, insecure_plaintext, and publish tables.
+    /// A TOML file with id, listen, socket, socket_mode, socket_group, hosts, heartbeat,
+    /// insecure_plaintext, publish and node tables, and compat.hero.
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
 }
@@ -234,12 +247,27 @@ pub(crate) struct NodeArguments {
     /// A label. Can be given several times; variable REACHBACK_LABEL (comma-separated).
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
-    /// A TOML file with id, explorers, labels, and service tables (name, address, framing).
+    /// Hosts behind this node that others may reach as NODE/HOST:PORT; none if absent. Can be given
+    /// several times; variable REACHBACK_ALLOW_DIAL (comma-separated).
+    #[arg(long, value_name = "BLOCK:PORT")]
+    pub(crate) allow_dial: Vec<AllowDial>,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArguments,
+    /// A TOML file with id, explorers, labels, proxy, allow_dial, and service tables (name, address, framing, path).
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// Catches `node edge-7`, which people type when they want to look at a node.
     #[arg(hide = true)]
     pub(crate) looked_at: Option<String>,
+}
+
+/// The way out of this machine's network.
+#[derive(Debug, Args)]
+pub(crate) struct ProxyArguments {
+    /// Dial explorers through this proxy: http://HOST:PORT, socks5://HOST:PORT, or off. HTTPS_PROXY is
+    /// used if absent; NO_PROXY names what goes around it.
+    #[arg(long, value_name = "PROXY", env = "REACHBACK_PROXY", hide_env_values = true)]
+    pub(crate) proxy: Option<ProxyChoice>,
 }
 
 /// Which explorer a client command asks.
@@ -248,6 +276,8 @@ pub(crate) struct ClientArguments {
     /// The explorer to ask: HOST:PORT, HOST (port 9002) or unix:///path; the local Unix socket if absent.
     #[arg(long, value_name = "ADDRESS", env = "REACHBACK_EXPLORER", hide_env_values = true)]
     pub(crate) explorer: Option<Address>,
+    #[command(flatten)]
+    pub(crate) proxy: ProxyArguments,
 }
 
 /// `reachback nodes`.
@@ -276,8 +306,18 @@ pub(crate) struct ForwardArguments {
     #[command(flatten)]
     pub(crate) client: ClientArguments,
     /// The port here and the service it leads to. BIND is 127.0.0.1, PORT a free one if absent.
-    #[arg(value_name = "[[BIND:]PORT=]TARGET", required = true, value_parser = PortSpec::with_free_port)]
+    #[arg(
+        value_name = "[[BIND:]PORT=]TARGET",
+        required_unless_present = "file",
+        value_parser = PortSpec::with_free_port
+    )]
     pub(crate) forward: Vec<PortSpec>,
+    /// A file with one [[BIND:]PORT=]TARGET on each line, besides those typed; # begins a comment.
+    #[arg(long, value_name = "FILE", env = "REACHBACK_FILE", hide_env_values = true)]
+    pub(crate) file: Option<PathBuf>,
+    /// Keep the ports open while a node is offline, and keep visitors waiting this long for it.
+    #[arg(long, value_name = "TIME", value_parser = everyday::some_time, env = "REACHBACK_WAIT", hide_env_values = true)]
+    pub(crate) wait: Option<Span>,
 }
 
 /// `reachback demo`.

@@ -3,21 +3,38 @@
 use std::sync::Arc;
 
 use reachback_client::{CallError, Client, ClientOptions, Random};
-use reachback_link::{Address, OpenError, RealNet};
+use reachback_link::{Address, Net, OpenError};
 use reachback_wire::{Code, NodeId};
 
 use crate::{
     args::ClientArguments,
+    config::{origin::Origins, proxy},
     environment::Environment,
     exit::{Exit, Failure},
     paths,
 };
 
 /// The explorer to ask: the flag's or the variable's, else the local Unix socket.
-pub(crate) fn explorer(arguments: ClientArguments, environment: &Environment) -> Result<Address, Failure> {
-    match arguments.explorer {
-        Some(address) => Ok(address),
-        None => Ok(Address::Unix(paths::explorer_socket(environment, paths::is_root())?)),
+pub(crate) fn explorer(arguments: ClientArguments, environment: &Environment) -> Result<Way, Failure> {
+    let address = match arguments.explorer {
+        Some(address) => address,
+        None => Address::Unix(paths::explorer_socket(environment, paths::is_root())?),
+    };
+    let proxy = proxy::resolve(arguments.proxy.proxy, environment, None, &mut Origins::default())?;
+    Ok(Way { address, net: proxy::net(proxy) })
+}
+
+/// An explorer and the network through which it is dialled.
+#[derive(Clone)]
+pub(crate) struct Way {
+    pub(crate) address: Address,
+    pub(crate) net: Arc<dyn Net>,
+}
+
+impl Way {
+    /// No proxy, whatever the variables say.
+    pub(crate) fn direct(address: Address) -> Self {
+        Self { address, net: proxy::net(None) }
     }
 }
 
@@ -31,11 +48,11 @@ pub(crate) fn options() -> Result<ClientOptions, Failure> {
     ClientOptions::new(id, Random::system()).map_err(|error| Failure::new(Exit::Failed, error))
 }
 
-/// A session with the explorer at `address`.
-pub(crate) async fn connect(address: &Address) -> Result<Client, Failure> {
-    Client::connect(Arc::new(RealNet), address, options()?)
+/// A session with that explorer.
+pub(crate) async fn connect(way: &Way) -> Result<Client, Failure> {
+    Client::connect(way.net.clone(), &way.address, options()?)
         .await
-        .map_err(|error| no_explorer(address, error.code(), &error.to_string()))
+        .map_err(|error| no_explorer(&way.address, error.code(), &error.to_string()))
 }
 
 /// The explorer was not reached, or said no.

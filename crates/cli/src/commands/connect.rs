@@ -15,8 +15,8 @@ use crate::{
 
 /// Connects, copies both ways, and ends with the service: 0 only if both directions ended in order.
 pub(crate) async fn run(arguments: ConnectArguments, environment: &Environment) -> Result<(), Failure> {
-    let address = client::explorer(arguments.client, environment)?;
-    let session = client::connect(&address).await?;
+    let way = client::explorer(arguments.client, environment)?;
+    let session = client::connect(&way).await?;
     let target = arguments.target;
     let (input, output) = stdio::pair();
     let piped = pipe(&session, target.clone(), input, output).await.map_err(client::not_opened)?;
@@ -33,6 +33,7 @@ pub(crate) async fn run(arguments: ConnectArguments, environment: &Environment) 
             code,
             format_args!("the other end reset the stream to {target}: {text} ({amount})"),
         )),
+        Err(SpliceError::Stopped(why)) => Err(why.into()),
         Err(SpliceError::Peer(end)) => {
             Err(Failure::coded(end.code(), format_args!("the stream to {target} broke: {end} ({amount})")))
         }

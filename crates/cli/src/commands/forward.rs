@@ -3,11 +3,12 @@
 //! An explorer that can't be reached at the start is an error, because the address is then most often wrong. Once the
 //! line has stood it is dialled again for ever.
 
-use std::{io, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
-use futures::future::{FutureExt, select_all};
+use futures::future::{FutureExt, join_all, select_all};
 use reachback_client::{Forward, LineState, Reconnecting};
 use reachback_link::{Address, RealNet};
+use reachback_wire::Target;
 use tokio::sync::watch;
 
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
         client,
         line::{Change, Told, short},
     },
-    config::port_spec::PortSpec,
+    config::{duration::Span, port_spec::PortSpec},
     environment::Environment,
     exit::{Exit, Failure},
     output::Output,
@@ -30,12 +31,18 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let address = client::explorer(arguments.client, environment)?;
-    let line = Arc::new(Reconnecting::start(Arc::new(RealNet), address.clone(), client::options()?));
+    let mut specs = arguments.forward;
+    if let Some(file) = &arguments.file {
+        specs.extend(listed(file)?);
+    }
+    let way = client::explorer(arguments.client, environment)?;
+    let address = way.address.clone();
+    let line = Arc::new(Reconnecting::start(way.net, way.address, client::options()?));
+    let wait = arguments.wait.map(|Span(wait)| wait);
     let mut forwards = Vec::new();
     let result = tokio::select! {
         _ = signals.next() => Ok(()),
-        failure = forward(&line, &address, arguments.forward, &mut forwards, output) => Err(failure),
+        failure = forward(&line, &address, specs, wait, &mut forwards, output) => Err(failure),
     };
     signals
         .orderly(async {
@@ -56,13 +63,15 @@ async fn forward(
     client: &Arc<Reconnecting>,
     address: &Address,
     specs: Vec<PortSpec>,
+    wait: Option<Duration>,
     forwards: &mut Vec<Forward>,
     output: Output,
 ) -> Failure {
     let mut states = client.states();
     let mut lines = Vec::new();
+    let targets: Vec<Target> = specs.iter().map(|spec| spec.target.clone()).collect();
     for PortSpec { listen, target } in specs {
-        match Forward::start(Arc::new(RealNet), client.uplink(), &listen, target.clone(), None).await {
+        match Forward::start(Arc::new(RealNet), client.uplink(), &listen, target.clone(), wait).await {
             Ok(forward) => {
                 lines.push(format!("{} -> {target}", forward.local()));
                 forwards.push(forward);
@@ -76,10 +85,48 @@ async fn forward(
     for line in lines {
         output.status(line);
     }
+    let doors = forwards.iter().zip(targets).map(|(forward, target)| {
+        doors(forward.local().to_string(), target, forward.listening(), output).boxed()
+    });
+    let doors: Vec<_> = doors.collect();
     tokio::select! {
         error = broken(forwards) => Failure::new(Exit::Failed, format_args!("a forwarded port broke: {error}")),
+        _ = join_all(doors) => Failure::new(Exit::Failed, "the forwarded ports ended"),
         () = tell(&mut states, address, output) => Failure::new(Exit::Failed, "the line to the explorer ended"),
     }
+}
+
+/// One line whenever a port is closed or opened again. Returns when the forward is gone.
+async fn doors(at: String, target: Target, mut listening: watch::Receiver<bool>, output: Output) {
+    while listening.changed().await.is_ok() {
+        match *listening.borrow_and_update() {
+            true => output.status(format_args!("{at} -> {target}")),
+            false => output.status(format_args!("{at} is closed: {target} is offline")),
+        }
+    }
+}
+
+/// The ports that a file lists.
+fn listed(path: &Path) -> Result<Vec<PortSpec>, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::config(format_args!("can't read {}: {error}", path.display())))?;
+    let mut specs = Vec::new();
+    for (number, line) in text.lines().enumerate() {
+        let entry = line.split('#').next().unwrap_or_default().trim();
+        if entry.is_empty() {
+            continue;
+        }
+        specs.push(PortSpec::with_free_port(entry).map_err(|why| {
+            Failure::config(format_args!("{}, line {}: {why}", path.display(), number + 1))
+        })?);
+    }
+    if specs.is_empty() {
+        return Err(Failure::config(format_args!(
+            "{} lists no port; write one [[BIND:]PORT=]TARGET on each line, as in 5432=edge-7/db",
+            path.display()
+        )));
+    }
+    Ok(specs)
 }
 
 /// Waits until the line stands; the first failed attempt is the answer.
@@ -134,4 +181,26 @@ fn cant_listen(address: &str, error: &io::Error) -> Failure {
         _ => Exit::TryAgain,
     };
     Failure::new(exit, format_args!("can't listen on {address}: {error}{remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_list_a_port_a_line() {
+        let write = |text: &str| {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), text).unwrap();
+            file
+        };
+        let file = write("# ports\n5432=edge-7/db   # the database\n\nedge-7/web\n");
+        let specs = listed(file.path()).unwrap();
+        let targets: Vec<String> = specs.iter().map(|spec| spec.target.to_string()).collect();
+        assert_eq!(targets, ["edge-7/db", "edge-7/web"]);
+        let refused = listed(write("5432=edge-7/db\nx=edge-7/db\n").path()).unwrap_err();
+        assert!(refused.to_string().contains(", line 2: \"x\" is no port"), "{refused}");
+        assert_eq!(refused.exit.number(), 78);
+        assert!(listed(write("# nothing\n").path()).unwrap_err().to_string().contains("lists no port"));
+    }
 }

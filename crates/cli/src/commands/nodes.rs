@@ -21,8 +21,8 @@ pub(crate) async fn run(
     environment: &Environment,
     output: Output,
 ) -> Result<(), Failure> {
-    let address = client::explorer(arguments.client, environment)?;
-    let client = client::connect(&address).await?;
+    let way = client::explorer(arguments.client, environment)?;
+    let client = client::connect(&way).await?;
     let answer = answer(&client).await;
     client.close().await;
     let answer = answer?;
@@ -32,7 +32,8 @@ pub(crate) async fn run(
     let nodes = view(answer)?.nodes;
     if nodes.is_empty() {
         return output.result(format_args!(
-            "no node has dialled this explorer yet; start one: reachback node --explorer {address} --service ssh=22"
+            "no node has dialled this explorer yet; start one: reachback node --explorer {} --service ssh=22",
+            way.address
         ));
     }
     output.result(table(&nodes))

@@ -27,15 +27,20 @@ const SERVICE: &str = "ssh";
 
 /// Runs ssh and ends with its exit code.
 pub(crate) async fn run(arguments: SshArguments, environment: &Environment) -> Result<(), Failure> {
-    let address = client::explorer(arguments.client, environment)?;
-    let session = client::connect(&address).await?;
+    // A proxy may hold a password, which must not stand in a command line that others can see.
+    let proxy = arguments.client.proxy.proxy.as_ref().map(|choice| choice.typed().to_owned());
+    let way = client::explorer(arguments.client, environment)?;
+    let session = client::connect(&way).await?;
     let node = api::node(&session, &arguments.destination.node).await;
     session.close().await;
     let node = node?;
     offers_ssh(&node)?;
     api::reachable(&node)?;
     let mut command = Command::new("ssh");
-    command.arg("-o").arg(format!("ProxyCommand={}", proxy_command(&address)?));
+    command.arg("-o").arg(format!("ProxyCommand={}", proxy_command(&way.address)?));
+    if let Some(proxy) = proxy {
+        command.env("REACHBACK_PROXY", proxy);
+    }
     if let Some(user) = &arguments.destination.user {
         command.args(["-l", user]);
     }
@@ -53,8 +58,8 @@ pub(crate) async fn config(
     environment: &Environment,
     output: Output,
 ) -> Result<(), Failure> {
-    let address = client::explorer(arguments.client, environment)?;
-    let session = client::connect(&address).await?;
+    let way = client::explorer(arguments.client, environment)?;
+    let session = client::connect(&way).await?;
     let nodes = nodes::ask(&session).await;
     session.close().await;
     let names: Vec<String> =
@@ -68,7 +73,7 @@ pub(crate) async fn config(
     output.result(format_args!(
         "# Nodes that offer ssh; `reachback ssh-config` printed this.\nHost {}\n    ProxyCommand {}",
         names.join(" "),
-        proxy_command(&address)?
+        proxy_command(&way.address)?
     ))
 }
 

@@ -18,10 +18,10 @@ pub(crate) async fn run(
     environment: &Environment,
     output: Output,
 ) -> Result<(), Failure> {
-    let address = client::explorer(arguments.client, environment)?;
+    let way = client::explorer(arguments.client, environment)?;
     let node = local_node(environment).await;
     let explorer = async {
-        let session = client::connect(&address).await?;
+        let session = client::connect(&way).await?;
         let answer = api::call(&session, "explorer.status", &Value::Null).await;
         session.close().await;
         answer
@@ -35,7 +35,7 @@ pub(crate) async fn run(
         return explorer.map(drop);
     }
     if let Ok(explorer) = &explorer {
-        output.unless_quiet(explorer_line(explorer, &address.to_string()))?;
+        output.unless_quiet(explorer_line(explorer, &way.address.to_string()))?;
     }
     for line in node_lines(&node) {
         output.unless_quiet(line)?;

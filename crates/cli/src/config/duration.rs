@@ -31,7 +31,7 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let milliseconds = self.0.as_millis();
         let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-        match units.iter().find(|(unit, _)| milliseconds > 0 && milliseconds % unit == 0) {
+        match units.iter().find(|(unit, _)| milliseconds > 0 && milliseconds.is_multiple_of(*unit)) {
             Some((unit, name)) => write!(f, "{}{name}", milliseconds / unit),
             None => write!(f, "{milliseconds}ms"),
         }

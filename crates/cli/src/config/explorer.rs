@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use reachback_explorer::{ExplorerConfig, Publication, SocketConfig};
-use reachback_link::ListenAddress;
+use reachback_explorer::{DirectNode, ExplorerConfig, Framing, HeroCompat, Publication, SocketConfig};
+use reachback_link::{Address, ListenAddress};
 use reachback_wire::{NodeId, Target};
 use serde::Deserialize;
 
@@ -12,6 +12,7 @@ use crate::{
     config::{
         duration::Span,
         file::{self, Checked},
+        group::SocketGroup,
         mode::SocketMode,
         origin::{Origin, Origins},
         own_id,
@@ -32,7 +33,54 @@ struct ExplorerFile {
     socket_mode: Option<Checked<SocketMode>>,
     heartbeat: Option<Checked<Span>>,
     insecure_plaintext: bool,
+    socket_group: Option<Checked<SocketGroup>>,
+    hosts: Vec<String>,
     publish: Vec<PublishTable>,
+    node: Vec<NodeTable>,
+    compat: CompatTable,
+}
+
+/// A node that this explorer dials itself.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeTable {
+    id: Checked<NodeId>,
+    address: Checked<Address>,
+    framing: Option<CallFraming>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CompatTable {
+    hero: Option<HeroTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HeroTable {
+    heartbeat_methods: Vec<String>,
+    node_fields: Vec<String>,
+    forward: bool,
+    framing: Option<CallFraming>,
+}
+
+/// `http`, `lines` or `raw`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CallFraming {
+    Http,
+    Lines,
+    Raw,
+}
+
+impl From<CallFraming> for Framing {
+    fn from(framing: CallFraming) -> Self {
+        match framing {
+            CallFraming::Http => Self::Http,
+            CallFraming::Lines => Self::Lines,
+            CallFraming::Raw => Self::Raw,
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -74,6 +122,11 @@ pub(crate) fn resolve(
         origins,
         || paths::explorer_socket(environment, root),
     )?);
+    let groups =
+        [(Origin::Typed, arguments.socket_group), (Origin::File, file.socket_group.map(|group| group.0))];
+    config.socket_group = origins.pick("socket_group", groups, ToString::to_string).map(|group| group.number);
+    let hosts = [(Origin::Typed, arguments.host), (Origin::File, file.hosts)];
+    config.hosts = origins.pick_list("host", hosts, Clone::clone);
     let heartbeat =
         [(Origin::Typed, arguments.heartbeat), (Origin::File, file.heartbeat.map(|heartbeat| heartbeat.0))];
     match origins.pick("heartbeat", heartbeat, ToString::to_string) {
@@ -88,8 +141,30 @@ pub(crate) fn resolve(
     config.insecure_plaintext =
         origins.pick("insecure_plaintext", plaintext, ToString::to_string).unwrap_or_default();
     config.publish = publications(arguments.publish, environment, file.publish, origins)?;
+    for NodeTable { id: Checked(node), address: Checked(address), framing } in file.node {
+        origins.note("node", format_args!("{node} at {address}"), Origin::File);
+        let framing = framing.map(Framing::from).unwrap_or_default();
+        config.direct.push(DirectNode { node, address, framing });
+    }
+    config.hero = file.compat.hero.map(|hero| compat(hero, origins));
     config.check().map_err(Failure::config)?;
     Ok(config)
+}
+
+fn compat(hero: HeroTable, origins: &mut Origins) -> HeroCompat {
+    for (key, names) in [
+        ("compat.hero.heartbeat_methods", &hero.heartbeat_methods),
+        ("compat.hero.node_fields", &hero.node_fields),
+    ] {
+        origins.note(key, names.join(", "), Origin::File);
+    }
+    origins.note("compat.hero.forward", hero.forward, Origin::File);
+    HeroCompat {
+        heartbeat_methods: hero.heartbeat_methods,
+        node_fields: hero.node_fields,
+        forward: hero.forward,
+        framing: hero.framing.map(Framing::from).unwrap_or_default(),
+    }
 }
 
 fn socket(
@@ -197,6 +272,25 @@ mod tests {
         assert_eq!(config.publish[0].listen.to_string(), "127.0.0.1:8");
         assert_eq!(config.id.as_ref(), "hub-2");
         assert_eq!(config.socket.unwrap().path, PathBuf::from("/flag.sock"));
+    }
+
+    #[test]
+    fn nodes_with_an_address_and_the_hero_stack() {
+        let text = "id = \"hub-1\"\nhosts = [\"hub.example.com\"]\nsocket_group = \"0\"\n\
+            [[node]]\nid = \"old-1\"\naddress = \"unix:///run/old.sock\"\nframing = \"raw\"\n\
+            [compat.hero]\nheartbeat_methods = [\"heartbeat\"]\nnode_fields = [\"node_id\"]\nforward = true\n";
+        let config = resolved(&[], &[], Some(text)).unwrap();
+        assert_eq!(config.hosts, ["hub.example.com"]);
+        assert_eq!(config.socket_group, Some(0));
+        assert_eq!(config.direct[0].address.to_string(), "unix:///run/old.sock");
+        assert_eq!(config.direct[0].framing, Framing::Raw);
+        let hero = config.hero.unwrap();
+        assert!(hero.forward && hero.node_fields == ["node_id"] && hero.heartbeat_methods == ["heartbeat"]);
+        let flags = ["--host", "a.example,b.example", "--socket-group", "7"];
+        let config = resolved(&flags, &[], Some(text)).unwrap();
+        assert_eq!((config.hosts.len(), config.socket_group), (2, Some(7)));
+        let refused = resolved(&[], &[], Some("[compat.hero]\nforward = true\n")).unwrap_err().to_string();
+        assert!(refused.contains("node_fields"), "{refused}");
     }
 
     #[test]

@@ -6,10 +6,12 @@
 pub(crate) mod duration;
 pub(crate) mod explorer;
 pub(crate) mod file;
+pub(crate) mod group;
 pub(crate) mod mode;
 pub(crate) mod node;
 pub(crate) mod origin;
 pub(crate) mod port_spec;
+pub(crate) mod proxy;
 
 use reachback_wire::NodeId;
 

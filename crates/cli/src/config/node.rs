@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use reachback_link::Address;
-use reachback_node::{Endpoint, Framing, NodeConfig, Service};
+use reachback_node::{AllowDial, Endpoint, Framing, NodeConfig, Service};
 use reachback_wire::{NodeId, ServiceName};
 use serde::Deserialize;
 
@@ -13,6 +13,7 @@ use crate::{
         file::{self, Checked},
         origin::{Origin, Origins},
         own_id,
+        proxy::{self, ProxyChoice},
     },
     environment::Environment,
     exit::Failure,
@@ -26,6 +27,8 @@ struct NodeFile {
     id: Option<Checked<NodeId>>,
     explorers: Vec<Checked<Address>>,
     labels: BTreeMap<String, String>,
+    proxy: Option<Checked<ProxyChoice>>,
+    allow_dial: Vec<Checked<AllowDial>>,
     service: Vec<ServiceTable>,
 }
 
@@ -35,6 +38,7 @@ struct ServiceTable {
     name: Checked<ServiceName>,
     address: Checked<Endpoint>,
     framing: Option<Checked<Framing>>,
+    path: Option<String>,
 }
 
 /// Brings the sources together: the command line (which holds the variables that clap knows), further variables,
@@ -64,7 +68,25 @@ pub(crate) fn resolve(
     for (key, value) in labels(&arguments.label, environment, file.labels, origins)? {
         config = config.with_label(&key, &value).map_err(Failure::config)?;
     }
+    config.proxy = proxy::resolve(arguments.proxy.proxy, environment, file.proxy, origins)?;
+    config.allow_dial = allow_dial(arguments.allow_dial, environment, file.allow_dial, origins)?;
     Ok(config)
+}
+
+fn allow_dial(
+    typed: Vec<AllowDial>,
+    environment: &Environment,
+    file: Vec<Checked<AllowDial>>,
+    origins: &mut Origins,
+) -> Result<Vec<AllowDial>, Failure> {
+    const VARIABLE: &str = "REACHBACK_ALLOW_DIAL";
+    let listed = environment
+        .list(VARIABLE, &[','])
+        .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
+        .collect::<Result<_, _>>()?;
+    let file = file.into_iter().map(|entry| entry.0).collect();
+    let sources = [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, file)];
+    Ok(origins.pick_list("allow_dial", sources, ToString::to_string))
 }
 
 fn explorers(
@@ -104,14 +126,17 @@ fn services(
         .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
         .collect::<Result<_, _>>()?;
     let tables = file.into_iter().map(|table| {
-        let service = Service::new(table.name.0, table.address.0);
-        match table.framing {
-            Some(framing) => service.with_framing(framing.0),
-            None => service,
+        let mut service = Service::new(table.name.0, table.address.0);
+        if let Some(framing) = table.framing {
+            service = service.with_framing(framing.0);
+        }
+        match table.path {
+            Some(path) => service.with_path(&path).map_err(Failure::config),
+            None => Ok(service),
         }
     });
-    let sources =
-        [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables.collect())];
+    let tables = tables.collect::<Result<_, _>>()?;
+    let sources = [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables)];
     Ok(origins.pick_list("service", sources, |service: &Service| {
         format!("{}={}", service.name(), service.endpoint())
     }))
@@ -228,7 +253,7 @@ mod tests {
                 &[],
                 None,
                 64,
-                "unknown key \"framng\"; the one there is is \"framing\"",
+                "unknown key \"framng\"; there are \"framing\" and \"path\"",
             ),
             (&["--service", "a=1", "--service", "a=2"], &[], None, 78, "declared twice"),
             (&["--label", "eu"], &[], None, 64, "KEY=VALUE"),

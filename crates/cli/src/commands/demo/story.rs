@@ -25,7 +25,9 @@ const NODES: [&str; 3] = ["attic", "barn", "cellar"];
 /// Goes through all steps.
 pub(super) async fn tell(stage: &mut Stage, scene: &Scene) -> Result<(), Failure> {
     stage.step("An explorer is the hub that everyone can reach")?;
-    let client = stage.within("a session with the explorer", client::connect(&scene.explorer)).await??;
+    let client = stage
+        .within("a session with the explorer", client::connect(&client::Way::direct(scene.explorer.clone())))
+        .await??;
     stage.seen(format_args!("{} listens on {}", client.explorer(), scene.explorer))?;
 
     stage.step("Three nodes dial out to it; they listen nowhere themselves")?;
