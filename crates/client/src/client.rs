@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::{
-    call::{self, CallError},
+    call::{Call, CallError, CallStream},
     identity::{Identity, Random, RandomError},
     limits::{DEFAULT_BUDGET, GOODBYE},
     stats::Stats,
@@ -108,9 +108,25 @@ impl Client {
         params: &Value,
         limit: Duration,
     ) -> Result<Value, CallError> {
-        let outcome = call::call(&self.session, target, method, params, limit).await;
+        self.result(&Call::new(target, method, params.clone(), limit)).await
+    }
+
+    /// Makes a call and waits for its result; null for a notification, once it was delivered.
+    ///
+    /// # Errors
+    /// As [`Client::call`].
+    pub async fn result(&self, call: &Call) -> Result<Value, CallError> {
+        let outcome = call.result(&self.session).await;
         self.stats.note_call(&outcome);
         outcome
+    }
+
+    /// Makes a call whose answers are read one by one as they come.
+    ///
+    /// # Errors
+    /// The call could not be sent; what becomes of it later is told by the stream.
+    pub async fn send(&self, call: &Call) -> Result<CallStream, CallError> {
+        call.send(&self.session).await
     }
 
     /// Who let us in.

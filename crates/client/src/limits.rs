@@ -31,3 +31,17 @@ pub(crate) const WATCH_ITEM_MAX: usize = 4 * limits::SERVICES_MAX;
 
 /// The pause between tries to listen again where somebody else has taken the port meanwhile.
 pub(crate) const REBIND_PAUSE: Duration = Duration::from_millis(500);
+
+/// The pause before a call that found its node away is tried again; it doubles. A node whose line was cut is often back
+/// within a second, and a try costs the explorer next to nothing.
+pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
+
+/// The longest of these pauses: what people still take for at once.
+pub(crate) const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Calls of one fan-out under way at a time: enough to hide the round trips of a fleet, few enough that the answers,
+/// which may be large, do not all wait in memory.
+pub(crate) const FAN_OUT: usize = 16;
+
+/// How long the explorer may take to say which nodes a selector means, at most.
+pub(crate) const RESOLVE_LIMIT: Duration = Duration::from_secs(10);

@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use serde_json::Value;
-
 use crate::call::CallError;
 
 /// Counters of calls and forwarded ports. Each only grows.
@@ -24,9 +22,9 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(crate) fn note_call(&self, outcome: &Result<Value, CallError>) {
+    pub(crate) fn note_call<T>(&self, outcome: &Result<T, CallError>) {
         match outcome {
-            Ok(_) | Err(CallError::Service { .. }) => add(&self.calls_answered, 1),
+            Ok(_) | Err(CallError::Service { .. } | CallError::Status { .. }) => add(&self.calls_answered, 1),
             Err(_) => add(&self.calls_failed, 1),
         }
     }
