@@ -6,7 +6,7 @@
 //! call.rs          one JSON-RPC call               forward.rs       a local port that is a service far away
 //! selector.rs      several places in one word      fanout.rs        one call to all of them
 //! uplink.rs        the lines of a process          presence.rs      whether a node is there, as the explorer tells
-//! connect.rs       standard input and output as a stream
+//! connect.rs       standard input and output as a stream                       socks.rs   all services by name
 //! ```
 //!
 //! The node crate builds on `line` and `identity`: whoever dials lives by the same rules, whatever it dials for.
@@ -22,6 +22,7 @@ pub mod line;
 mod presence;
 pub mod reconnecting;
 pub mod selector;
+pub mod socks;
 pub mod stats;
 pub mod uplink;
 
@@ -35,5 +36,6 @@ pub use limits::DEFAULT_BUDGET;
 pub use line::LineState;
 pub use reconnecting::{NoStream, Reconnecting};
 pub use selector::{Selector, SelectorError};
+pub use socks::Socks;
 pub use stats::Stats;
 pub use uplink::{Uplink, UplinkLine};
