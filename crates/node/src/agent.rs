@@ -9,6 +9,7 @@ use reachback_wire::limits;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
+    caller::CallerLine,
     control,
     ends::EndLog,
     node::Board,
@@ -21,6 +22,7 @@ pub(crate) struct Agent {
     labels: Arc<BTreeMap<String, String>>,
     board: Arc<Board>,
     slot: u32,
+    caller: Arc<CallerLine>,
     ends: EndLog,
     /// Owned here and not by a session: a visit whose session is gone still has its service's socket to close.
     visits: JoinSet<()>,
@@ -32,8 +34,9 @@ impl Agent {
         labels: Arc<BTreeMap<String, String>>,
         board: Arc<Board>,
         slot: u32,
+        caller: Arc<CallerLine>,
     ) -> Self {
-        Self { desk, labels, board, slot, ends: EndLog::default(), visits: JoinSet::new() }
+        Self { desk, labels, board, slot, caller, ends: EndLog::default(), visits: JoinSet::new() }
     }
 }
 
@@ -43,14 +46,17 @@ impl Tenant for Agent {
             let Standing { session, incoming, control, welcome, since } = standing;
             let ends = self.ends.report(&welcome, since);
             let health = self.desk.healths.watch();
+            self.caller.stands(session.clone());
             tokio::join!(
                 control::run(&session, control, &self.labels, self.desk.catalogue.watch(), health, ends),
                 self.desk.take_in(incoming, &mut self.visits),
             );
+            self.caller.is_down();
         })
     }
 
     fn ended(&mut self, end: &LineEnd) {
+        self.caller.is_down();
         self.ends.note(end);
         self.board.write(self.slot, |line| line.last_end = Some(end.clone()));
         while let Some(finished) = self.visits.try_join_next() {

@@ -2,7 +2,7 @@
 //!
 //! The shape of files, flags and variables is the command line's business; whoever embeds a node writes this directly.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use reachback_client::{DEFAULT_BUDGET, Random};
 use reachback_link::{Address, MemoryBudget, Proxy};
@@ -30,6 +30,12 @@ pub struct NodeConfig {
     /// The proxy through which explorers are dialled, where that is the only way out. Services are never dialled
     /// through it.
     pub proxy: Option<Proxy>,
+    /// How often services with an address are probed: a connection that is closed at once, which a service sees.
+    /// [`PROBE_EVERY`](crate::PROBE_EVERY) is a good value, at least 50 ms are kept between two. Without it a service's
+    /// health is what its last visitor's connection said.
+    pub probe_every: Option<Duration>,
+    /// Counters of what the node itself calls, through its [`uplink`](crate::Node::uplink).
+    pub caller_stats: Arc<reachback_client::Stats>,
     /// Counters of what the node serves.
     pub stats: Arc<Stats>,
     /// Counters of the sessions.
@@ -89,6 +95,8 @@ impl NodeConfig {
             credential: None,
             allow_dial: Vec::new(),
             proxy: None,
+            probe_every: None,
+            caller_stats: Arc::default(),
             stats: Arc::default(),
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(DEFAULT_BUDGET)),

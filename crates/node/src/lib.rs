@@ -13,12 +13,16 @@
 //! dial.rs      connect to it, with a reason when that fails ─▶ link's splice
 //! handler.rs   or call the function that is the service
 //! call/        or, for a call, speak the service's own framing
+//!
+//! caller.rs    the lines, for what listens on this machine (forwarded ports)
+//! control_socket.rs, local.rs   what this machine asks the node: status, expose, unexpose
 //! ```
 //!
 //! Embedding takes a configuration and one call; see `examples/` of the repository.
 
 pub mod allow;
 pub mod config;
+pub mod control_socket;
 pub mod handler;
 pub mod node;
 pub mod service;
@@ -26,6 +30,7 @@ pub mod stats;
 
 mod agent;
 mod call;
+mod caller;
 mod catalogue;
 mod control;
 mod dial;
@@ -33,11 +38,14 @@ mod ends;
 mod gate;
 mod health;
 mod limits;
+mod local;
 mod serve;
 
 pub use allow::{AllowDial, AllowDialError};
 pub use config::{ConfigError, NodeConfig};
+pub use control_socket::{ControlSocket, ControlSocketError};
 pub use handler::{Handler, Visit};
+pub use limits::PROBE_EVERY;
 pub use node::{LineStatus, Node};
 pub use reachback_client::LineState;
 pub use service::{Endpoint, Framing, Service, ServiceError};

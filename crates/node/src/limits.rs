@@ -56,3 +56,30 @@ pub(crate) const LABEL_MAX: usize = 63;
 /// How long a node's shutdown may take: a second for the goodbye, a second for what ran on the session, a second for
 /// visits to close their services' sockets, and one to spare.
 pub(crate) const SHUTDOWN: Duration = Duration::from_secs(4);
+
+/// How often a service's health is usually probed, where it is: a failure is known within half a minute, and a service's
+/// log gets two lines a minute.
+pub const PROBE_EVERY: Duration = Duration::from_secs(30);
+
+/// The shortest time between two probes, whatever was asked for: without it a mistyped `0s` is a busy loop.
+pub(crate) const PROBE_EVERY_MIN: Duration = Duration::from_millis(50);
+
+/// How long a probe waits for the connection: local services answer in microseconds, and one that takes two seconds is
+/// not well.
+pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(2);
+
+/// Probes of one node at a time: hundreds of services that hang would otherwise cost as many sockets at once.
+pub(crate) const PROBES_AT_ONCE: usize = 8;
+
+/// One request on the control socket: a service entry is a few hundred bytes.
+pub(crate) const CONTROL_LINE_MAX: usize = 64 * 1024;
+
+/// Programs connected to the control socket at a time: they ask and go. Whoever comes next waits in the kernel's queue.
+pub(crate) const CONTROL_VISITORS: usize = 16;
+
+/// How long a program on the control socket may say nothing, or not read: its place is needed by the next one.
+pub(crate) const CONTROL_IDLE: Duration = Duration::from_secs(60);
+
+/// How long making the control socket waits for another node that is doing the same, or for one that may be there to
+/// answer: both take moments.
+pub(crate) const CONTROL_LOCK: Duration = Duration::from_secs(1);

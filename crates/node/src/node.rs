@@ -1,9 +1,9 @@
 //! A running node: its lines, its shutdown, and what it tells the program around it.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use reachback_client::{
-    Identity, LineState, RandomError,
+    Identity, LineState, RandomError, Uplink,
     line::{Line, LineEnd},
 };
 use reachback_link::{Address, Net, Proxied};
@@ -11,7 +11,10 @@ use reachback_wire::{NodeId, Role};
 use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{agent::Agent, config::NodeConfig, limits::SHUTDOWN, serve::Desk};
+use crate::{
+    agent::Agent, caller::CallerLine, config::NodeConfig, control_socket::ControlSocket, health,
+    limits::SHUTDOWN, local::Local, serve::Desk,
+};
 
 /// One line as others see it.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,7 +57,11 @@ pub struct Node {
     states: watch::Receiver<Vec<LineStatus>>,
     redial: watch::Sender<u64>,
     stop: CancellationToken,
-    lines: JoinSet<Result<(), RandomError>>,
+    uplink: Uplink,
+    desk: Arc<Desk>,
+    labels: Arc<BTreeMap<String, String>>,
+    /// The lines, and what runs beside them as long as they do.
+    tasks: JoinSet<Result<(), RandomError>>,
 }
 
 impl Node {
@@ -79,8 +86,11 @@ impl Node {
         let states = board.0.subscribe();
         let (redial, redialled) = watch::channel(0);
         let stop = CancellationToken::new();
-        let mut lines = JoinSet::new();
+        let mut tasks = JoinSet::new();
+        let mut uplink = Vec::new();
         for (slot, explorer) in (0..).zip(config.explorers()) {
+            let caller = Arc::new(CallerLine::new());
+            uplink.push(caller.subscribe());
             let line = Line {
                 net: net.clone(),
                 to: explorer.clone(),
@@ -89,16 +99,26 @@ impl Node {
                 stats: config.link_stats.clone(),
                 budget: config.budget.clone(),
                 publish: {
-                    let board = board.clone();
-                    Arc::new(move |state| board.write(slot, |line| line.state = state))
+                    let (board, caller) = (board.clone(), caller.clone());
+                    Arc::new(move |state: LineState| {
+                        caller.does(state.clone());
+                        board.write(slot, |line| line.state = state);
+                    })
                 },
                 redial: redialled.clone(),
                 stop: stop.clone(),
             };
-            let mut agent = Agent::new(desk.clone(), labels.clone(), board.clone(), slot);
-            lines.spawn(async move { line.run(&mut agent).await });
+            let mut agent = Agent::new(desk.clone(), labels.clone(), board.clone(), slot, caller);
+            tasks.spawn(async move { line.run(&mut agent).await });
         }
-        Ok(Self { id: config.id().clone(), states, redial, stop, lines })
+        if let Some(every) = config.probe_every {
+            let (desk, stop) = (desk.clone(), stop.clone());
+            tasks.spawn(async move {
+                stop.run_until_cancelled(health::probe(desk, identity, every)).await.unwrap_or(Ok(()))
+            });
+        }
+        let uplink = Uplink::new(uplink, config.caller_stats.clone());
+        Ok(Self { id: config.id().clone(), states, redial, stop, uplink, desk, labels, tasks })
     }
 
     /// The name it goes by.
@@ -111,21 +131,39 @@ impl Node {
         self.states.clone()
     }
 
+    /// The node as a caller: its lines, for [`Forward`](reachback_client::Forward) and
+    /// [`Socks`](reachback_client::Socks). It carries nothing any more once the node has been shut down.
+    pub fn uplink(&self) -> Uplink {
+        self.uplink.clone()
+    }
+
+    /// Answers on a control socket until the node is shut down. Whoever can connect to it can change what the node
+    /// serves.
+    pub fn serve_control(&mut self, socket: ControlSocket) {
+        let local =
+            Local { desk: self.desk.clone(), labels: self.labels.clone(), lines: self.states.clone() };
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move {
+            socket.serve(local, stop).await;
+            Ok(())
+        });
+    }
+
     /// Ends the wait of every line that is waiting for its next attempt; does nothing to the others.
     pub fn dial_now(&self) {
         self.redial.send_modify(|requests| *requests += 1);
     }
 
-    /// Resolves when a line has ended though nobody asked it to, with the reason: whoever runs the node should end
+    /// Resolves when a line, or what runs beside it, has ended though nobody asked it to, with the reason: whoever runs the node should end
     /// then, loudly, instead of going on without it. Never resolves while all is well. Cancel-safe.
     pub async fn failed(&mut self) -> String {
         loop {
-            match self.lines.join_next().await {
-                Some(Err(error)) => return format!("a line of node {} failed: {error}", self.id),
-                Some(Ok(Err(error))) => return format!("a line of node {} ended: {error}", self.id),
+            match self.tasks.join_next().await {
+                Some(Err(error)) => return format!("a task of node {} failed: {error}", self.id),
+                Some(Ok(Err(error))) => return format!("a task of node {} ended: {error}", self.id),
                 Some(Ok(Ok(()))) if self.stop.is_cancelled() => {}
                 Some(Ok(Ok(()))) => {
-                    return format!("a line of node {} ended without being asked to", self.id);
+                    return format!("a task of node {} ended without being asked to", self.id);
                 }
                 None => std::future::pending().await,
             }
@@ -137,7 +175,7 @@ impl Node {
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         let gone = async {
-            while let Some(finished) = self.lines.join_next().await {
+            while let Some(finished) = self.tasks.join_next().await {
                 if let Err(error) = finished {
                     tracing::error!(%error, "a line failed while shutting down");
                 }
