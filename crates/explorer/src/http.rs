@@ -30,6 +30,7 @@ use crate::{
     hub::Hub,
     limits,
     stats::count,
+    strict::Strict,
 };
 
 type Body = UnsyncBoxBody<Bytes, Refusal>;
@@ -50,7 +51,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, transport: Transport, peer: PeerAddress
         .max_buf_size(limits::HTTP_HEAD_MAX)
         .timer(TokioTimer::new())
         .header_read_timeout(limits::HTTP_IDLE)
-        .serve_connection(TokioIo::new(transport), service);
+        .serve_connection(TokioIo::new(Strict::new(transport)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -87,7 +88,7 @@ async fn respond(hub: &Arc<Hub>, visitor: &Visitor, request: Request<Incoming>) 
         _ => {}
     }
     if !visitor.local
-        && let Err(refused) = check_host(hub, &request)
+        && let Some(refused) = refuse_host(hub, &request)
     {
         return refused;
     }
@@ -261,24 +262,24 @@ async fn drain(incoming: &mut Incoming) {
     drop(timeout(limits::LINGER, reading).await);
 }
 
-/// Only names that can't be somebody else's name for this machine.
-fn check_host(hub: &Hub, request: &Request<Incoming>) -> Result<(), Response<Body>> {
+/// The answer to a request for a name that can be somebody else's name for this machine.
+fn refuse_host(hub: &Hub, request: &Request<Incoming>) -> Option<Response<Body>> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let (Some(host), None) = (hosts.next(), hosts.next()) else {
         let message = "a request needs one Host header";
-        return Err(error(StatusCode::BAD_REQUEST, Code::BadFrame, message));
+        return Some(error(StatusCode::BAD_REQUEST, Code::BadFrame, message));
     };
     let host = host.to_str().unwrap_or_default();
     let in_line = request.uri().authority().is_none_or(|line| line.as_str().eq_ignore_ascii_case(host));
     if in_line && is_ours(&hub.hosts, host) {
-        return Ok(());
+        return None;
     }
     let message = format!(
         "this explorer does not answer for the host \"{}\"; use its IP address or localhost, or add the name to hosts in \
          its configuration",
         sanitize(host, 80)
     );
-    Err(error(StatusCode::MISDIRECTED_REQUEST, Code::Denied, &message))
+    Some(error(StatusCode::MISDIRECTED_REQUEST, Code::Denied, &message))
 }
 
 fn is_ours(hosts: &[String], host: &str) -> bool {

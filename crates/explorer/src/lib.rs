@@ -59,6 +59,7 @@ mod registry;
 mod route;
 mod socket;
 mod stats;
+mod strict;
 mod takeover;
 mod view;
 mod worker;

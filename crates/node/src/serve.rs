@@ -1,8 +1,8 @@
 //! What happens when someone reaches back: an open comes in, is checked, and becomes a visit.
 //!
 //! The explorer has authorised the open already; the node checks again what only it can know: that it is the process
-//! that was meant, and that the service was declared (or the host allowed). Everything a refusal needs to say is here, so that an explorer
-//! that lies, lags or is compromised still reaches nothing but what was declared.
+//! that was meant, and that the service was declared (or the host allowed). Everything a refusal needs to say is here,
+//! so that an explorer that lies, lags or is compromised still reaches nothing but what was declared.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 

@@ -481,7 +481,8 @@ impl Http {
             head.push(from.read_u8().await.ok()?);
         }
         let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        // A request has a path there.
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
         let field = |name: &str| {
             head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
         };
