@@ -200,3 +200,51 @@ pub(crate) fn bytes<T: Serialize>(value: &T) -> Vec<u8> {
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn error(body: &str) -> RpcError {
+        Request::parse(body.as_bytes()).err().unwrap_or_else(|| panic!("{body} is a request"))
+    }
+
+    #[test]
+    fn a_request_is_answered_with_its_own_id() {
+        for id in [json!(1), json!("a"), json!(null), json!(-1.5)] {
+            for params in ["", r#","params":{}"#, r#","params":[ ]"#, r#","params":null"#] {
+                let body = format!(r#"{{"jsonrpc":"2.0","method":"m","id":{id}{params}}}"#);
+                let request = Request::parse(body.as_bytes()).unwrap();
+                request.takes_nothing().unwrap();
+                let (status, answer) = reply(request.id, Ok(raw(&[1])));
+                let answer: Value = serde_json::from_slice(&answer).unwrap();
+                assert_eq!((status, answer), (200, json!({ "jsonrpc": "2.0", "id": id, "result": [1] })));
+            }
+        }
+        assert!(Request::parse(br#"{"jsonrpc":"2.0","method":"m"}"#).unwrap().id.is_none());
+    }
+
+    #[test]
+    fn wrong_requests_each_have_their_code() {
+        for (body, code, part) in [
+            ("", PARSE_ERROR, "no JSON"),
+            ("{", PARSE_ERROR, "no JSON"),
+            ("\"x\"", INVALID_REQUEST, "no JSON-RPC request"),
+            ("{}", INVALID_REQUEST, "jsonrpc"),
+            (r#"{"jsonrpc":"1.0","method":"m","id":1}"#, INVALID_REQUEST, "2.0"),
+            (r#"{"jsonrpc":"2.0","method":"m","id":[1]}"#, INVALID_REQUEST, "the id"),
+        ] {
+            let error = error(body);
+            assert_eq!(error.code, code, "{body}");
+            assert!(error.message.contains(part), "{body}: {}", error.message);
+        }
+    }
+
+    #[test]
+    fn nesting_that_would_overflow_the_stack_is_an_error() {
+        let deep = format!(r#"{{"jsonrpc":"2.0","method":"m","id":1,"params":{}"#, "[".repeat(1_000_000));
+        assert_eq!(error(&deep).code, PARSE_ERROR);
+    }
+}
