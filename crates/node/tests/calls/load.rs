@@ -15,6 +15,9 @@ use tokio::{
 
 use super::*;
 
+/// How often the service had each call.
+type Seen = Arc<Mutex<BTreeMap<String, usize>>>;
+
 const CALLERS: usize = 64;
 /// Of a call that is never answered: long enough for a busy machine to bring it to the service.
 const SHORT: Duration = Duration::from_secs(2);
@@ -47,7 +50,7 @@ async fn treat(how: &str, answer: String, out: &mpsc::Sender<Vec<String>>) {
 }
 
 /// Serves one connection of lines: each request is treated in a task of its own, so answers overtake each other.
-async fn serve_lines(socket: TcpStream, seen: Arc<Mutex<BTreeMap<String, usize>>>) {
+async fn serve_lines(socket: TcpStream, seen: Seen) {
     let (from, mut to) = socket.into_split();
     let (out, mut answers) = mpsc::channel::<Vec<String>>(1024);
     let mut tasks = JoinSet::new();
@@ -73,7 +76,7 @@ async fn serve_lines(socket: TcpStream, seen: Arc<Mutex<BTreeMap<String, usize>>
 }
 
 /// Serves one raw connection.
-async fn serve_raw(mut socket: TcpStream, seen: Arc<Mutex<BTreeMap<String, usize>>>) {
+async fn serve_raw(mut socket: TcpStream, seen: Seen) {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"}") {
         if socket.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
@@ -110,12 +113,12 @@ fn answer_to(request: &Value) -> String {
 async fn run<F: Future<Output = ()> + Send + 'static>(
     framing: &str,
     calls: usize,
-    serve: fn(TcpStream, Arc<Mutex<BTreeMap<String, usize>>>) -> F,
+    serve: fn(TcpStream, Seen) -> F,
 ) {
     let world = World::new(&format!("framing={framing}")).await;
     let session = world.session();
     let World { service, peer: _peer, _node, _hub, .. } = world;
-    let seen: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
+    let seen: Seen = Arc::default();
     let mut serving = JoinSet::new();
     let counted = seen.clone();
     serving.spawn(async move {
