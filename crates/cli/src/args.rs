@@ -3,6 +3,7 @@
 //! Every flag has a variable, `REACHBACK_` + the flag in capitals. Flags win over variables, variables over the
 //! configuration file; lists are not merged, the first source that has one holds. clap's exit code 2 becomes 64.
 
+mod call;
 mod everyday;
 mod operator;
 
@@ -19,6 +20,7 @@ use crate::{
     logging::LogFormat,
 };
 
+pub(crate) use call::{CallArguments, SocksArguments};
 pub(crate) use everyday::{ShowArguments, SshArguments, SshConfigArguments, StatusArguments};
 pub(crate) use operator::{
     CheckArguments, CheckRole, CompletionsArguments, ControlArguments, ExposeArguments, ForgetArguments,
@@ -26,8 +28,13 @@ pub(crate) use operator::{
 };
 
 /// The variables that clap does not know of.
-const OTHER_VARIABLES: [&str; 4] =
-    ["REACHBACK_PUBLISH", "REACHBACK_SERVICE", "REACHBACK_LABEL", "REACHBACK_ALLOW_DIAL"];
+const OTHER_VARIABLES: [&str; 5] = [
+    "REACHBACK_PUBLISH",
+    "REACHBACK_SERVICE",
+    "REACHBACK_LABEL",
+    "REACHBACK_ALLOW_DIAL",
+    "REACHBACK_FORWARD",
+];
 
 const EXAMPLES: &str = "\
 Five commands to know:
@@ -137,6 +144,7 @@ pub(crate) enum Command {
     #[command(after_help = NODE_HELP)]
     Node(NodeArguments),
     /// List the nodes an explorer knows: who is online, who is not and why.
+    #[command(after_help = everyday::NODES_HELP)]
     Nodes(NodesArguments),
     /// Show one node: its state, services, labels, and how its last sessions ended.
     #[command(after_help = everyday::SHOW_HELP)]
@@ -144,12 +152,18 @@ pub(crate) enum Command {
     /// Say how the explorer is, and the node of this machine.
     #[command(after_help = everyday::STATUS_HELP)]
     Status(StatusArguments),
+    /// Call a method of a JSON-RPC service, on one node or on many.
+    #[command(after_help = call::CALL_HELP)]
+    Call(CallArguments),
     /// Connect stdin and stdout to a service (for ssh's ProxyCommand, pipes, scripts).
     #[command(after_help = CONNECT_HELP)]
     Connect(ConnectArguments),
     /// Forward local ports to services, for as long as this runs.
     #[command(after_help = FORWARD_HELP)]
     Forward(ForwardArguments),
+    /// Run a SOCKS server through which every service can be reached by name.
+    #[command(after_help = call::SOCKS_HELP)]
+    Socks(SocksArguments),
     /// Open a shell on a node, with your own ssh and its keys.
     #[command(after_help = everyday::SSH_HELP)]
     Ssh(SshArguments),
@@ -247,13 +261,22 @@ pub(crate) struct NodeArguments {
     /// A label. Can be given several times; variable REACHBACK_LABEL (comma-separated).
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) label: Vec<String>,
+    /// A port on this machine that leads to a service of another node, over this node's own line. Can be
+    /// given several times; variable REACHBACK_FORWARD (comma-separated).
+    #[arg(long, value_name = "[BIND:]PORT=TARGET", value_parser = PortSpec::with_port)]
+    pub(crate) forward: Vec<PortSpec>,
+    /// Where `reachback expose` and `status` on this machine ask this node, or off:
+    /// /run/reachback/node.sock for root, else under $XDG_RUNTIME_DIR.
+    #[arg(long, value_name = "PATH", env = "REACHBACK_CONTROL_SOCKET", hide_env_values = true)]
+    pub(crate) control_socket: Option<PathBuf>,
     /// Hosts behind this node that others may reach as NODE/HOST:PORT; none if absent. Can be given
     /// several times; variable REACHBACK_ALLOW_DIAL (comma-separated).
     #[arg(long, value_name = "BLOCK:PORT")]
     pub(crate) allow_dial: Vec<AllowDial>,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
-    /// A TOML file with id, explorers, labels, proxy, allow_dial, and service tables (name, address, framing, path).
+    /// A TOML file with id, explorers, labels, proxy, allow_dial, control_socket, service tables
+    /// (name, address, framing, path) and forward tables (listen, target).
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// Catches `node edge-7`, which people type when they want to look at a node.
@@ -285,9 +308,22 @@ pub(crate) struct ClientArguments {
 pub(crate) struct NodesArguments {
     #[command(flatten)]
     pub(crate) client: ClientArguments,
-    /// Print the explorer's answer as JSON.
+    /// Only nodes that have these labels, separated by commas.
+    #[arg(short, long, value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    pub(crate) label: Vec<(String, String)>,
+    /// Stay, and show every change: redrawn on a terminal, a block for each change otherwise.
+    #[arg(long)]
+    pub(crate) watch: bool,
+    /// Print the explorer's answer as JSON; with --watch one line for each change.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() && !value.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err(format!("label \"{text}\": write KEY=VALUE, for example region=eu")),
+    }
 }
 
 /// `reachback connect`.
@@ -387,7 +423,7 @@ mod tests {
     }
 
     /// Flags that say what is done this once. Settings, which hold every time, have variables.
-    const ACTS: [&str; 5] = ["help", "version", "json", "once", "for"];
+    const ACTS: [&str; 9] = ["help", "version", "json", "once", "for", "header", "all", "notify", "watch"];
 
     #[test]
     fn every_flag_has_a_variable() {

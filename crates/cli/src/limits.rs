@@ -24,3 +24,6 @@ pub(crate) const DEMO_HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What the demo sends through the tunnel, in bytes: enough to fill windows and buffers, quick enough to wait for.
 pub(crate) const DEMO_PAYLOAD: usize = 1 << 20;
+
+/// How long one `explorer.watch` is kept before it is asked for anew: the longest deadline that an open may have.
+pub(crate) const WATCH: Duration = Duration::from_secs(600);

@@ -6,6 +6,13 @@ use reachback_wire::NodeId;
 use super::ClientArguments;
 use crate::config::duration::Span;
 
+pub(super) const NODES_HELP: &str = "\
+Examples:
+  reachback nodes
+  reachback nodes -l region=eu,arch=arm
+  reachback nodes --watch
+  reachback nodes --json | jq -r '.nodes[].node'";
+
 pub(super) const SHOW_HELP: &str = "\
 Examples:
   reachback show edge-7            its state, services, labels and last ends

@@ -29,8 +29,12 @@ pub(crate) async fn ask(
 
 /// Calls one method.
 pub(crate) async fn call(client: &Client, method: &str, params: &Value) -> Result<Value, Failure> {
-    let api = Target::Explorer { service: "api".parse().map_err(|error| Failure::new(Exit::Failed, error))? };
-    client.call(api, method, params, limits::ANSWER).await.map_err(|error| refused(method, error))
+    client.call(target()?, method, params, limits::ANSWER).await.map_err(|error| refused(method, error))
+}
+
+/// Where the explorer's own API is.
+pub(crate) fn target() -> Result<Target, Failure> {
+    "@explorer/api".parse().map_err(|error| Failure::new(Exit::Failed, error))
 }
 
 /// One node of those the explorer knows, or the sentence that it is none of them.
@@ -65,7 +69,7 @@ fn unknown_node(id: &NodeId, names: &[String], explorer: &NodeId) -> Failure {
 }
 
 /// The API puts its refusals into JSON-RPC errors with the number of the code; they are refusals like any other.
-fn refused(method: &str, error: CallError) -> Failure {
+pub(crate) fn refused(method: &str, error: CallError) -> Failure {
     let CallError::Service { code, message, .. } = &error else { return client::not_called(error) };
     if *code == METHOD_NOT_FOUND {
         return Failure::new(

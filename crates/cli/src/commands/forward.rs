@@ -6,7 +6,7 @@
 use std::{io, path::Path, sync::Arc, time::Duration};
 
 use futures::future::{FutureExt, join_all, select_all};
-use reachback_client::{Forward, LineState, Reconnecting};
+use reachback_client::{Forward, LineState, Reconnecting, Uplink};
 use reachback_link::{Address, RealNet};
 use reachback_wire::Target;
 use tokio::sync::watch;
@@ -60,7 +60,7 @@ pub(crate) async fn run(
 
 /// Returns only when something broke.
 async fn forward(
-    client: &Arc<Reconnecting>,
+    client: &Reconnecting,
     address: &Address,
     specs: Vec<PortSpec>,
     wait: Option<Duration>,
@@ -68,41 +68,67 @@ async fn forward(
     output: Output,
 ) -> Failure {
     let mut states = client.states();
-    let mut lines = Vec::new();
-    let targets: Vec<Target> = specs.iter().map(|spec| spec.target.clone()).collect();
-    for PortSpec { listen, target } in specs {
-        match Forward::start(Arc::new(RealNet), client.uplink(), &listen, target.clone(), wait).await {
-            Ok(forward) => {
-                lines.push(format!("{} -> {target}", forward.local()));
-                forwards.push(forward);
-            }
-            Err(error) => return cant_listen(&listen.to_string(), &error),
-        }
-    }
+    let targets = match open(&client.uplink(), specs, wait, forwards).await {
+        Ok(targets) => targets,
+        Err(failure) => return failure,
+    };
     if let Err(failure) = first_session(&mut states, address).await {
         return failure;
     }
-    for line in lines {
-        output.status(line);
-    }
-    let doors = forwards.iter().zip(targets).map(|(forward, target)| {
-        doors(forward.local().to_string(), target, forward.listening(), output).boxed()
-    });
-    let doors: Vec<_> = doors.collect();
+    let doors = doors(forwards, targets, output);
     tokio::select! {
         error = broken(forwards) => Failure::new(Exit::Failed, format_args!("a forwarded port broke: {error}")),
-        _ = join_all(doors) => Failure::new(Exit::Failed, "the forwarded ports ended"),
+        () = doors => Failure::new(Exit::Failed, "the forwarded ports ended"),
         () = tell(&mut states, address, output) => Failure::new(Exit::Failed, "the line to the explorer ended"),
     }
 }
 
-/// One line whenever a port is closed or opened again. Returns when the forward is gone.
-async fn doors(at: String, target: Target, mut listening: watch::Receiver<bool>, output: Output) {
-    while listening.changed().await.is_ok() {
-        match *listening.borrow_and_update() {
-            true => output.status(format_args!("{at} -> {target}")),
-            false => output.status(format_args!("{at} is closed: {target} is offline")),
+/// Opens every port, or says which can't be.
+pub(crate) async fn open(
+    uplink: &Uplink,
+    specs: Vec<PortSpec>,
+    wait: Option<Duration>,
+    forwards: &mut Vec<Forward>,
+) -> Result<Vec<Target>, Failure> {
+    let mut targets = Vec::new();
+    for PortSpec { listen, target } in specs {
+        let started = Forward::start(Arc::new(RealNet), uplink.clone(), &listen, target.clone(), wait).await;
+        forwards.push(started.map_err(|error| cant_listen(&listen.to_string(), &error))?);
+        targets.push(target);
+    }
+    Ok(targets)
+}
+
+/// One line for each port, and one whenever it is closed or opened again; for ever if there is none.
+pub(crate) fn doors(
+    forwards: &[Forward],
+    targets: Vec<Target>,
+    output: Output,
+) -> impl Future<Output = ()> + use<> {
+    let doors: Vec<_> = forwards
+        .iter()
+        .zip(targets)
+        .map(|(forward, target)| door(forward.local().to_string(), target, forward.listening(), output))
+        .collect();
+    async move {
+        match doors.is_empty() {
+            true => std::future::pending().await,
+            false => drop(join_all(doors).await),
         }
+    }
+}
+
+async fn door(at: String, target: Target, mut listening: watch::Receiver<bool>, output: Output) {
+    output.status(format_args!("{at} -> {target}"));
+    let mut open = true;
+    while listening.changed().await.is_ok() {
+        let now = *listening.borrow_and_update();
+        match (open, now) {
+            (false, true) => output.status(format_args!("{at} -> {target}")),
+            (true, false) => output.status(format_args!("{at} is closed: {target} is offline")),
+            _ => {}
+        }
+        open = now;
     }
 }
 
@@ -130,7 +156,10 @@ fn listed(path: &Path) -> Result<Vec<PortSpec>, Failure> {
 }
 
 /// Waits until the line stands; the first failed attempt is the answer.
-async fn first_session(states: &mut watch::Receiver<LineState>, address: &Address) -> Result<(), Failure> {
+pub(crate) async fn first_session(
+    states: &mut watch::Receiver<LineState>,
+    address: &Address,
+) -> Result<(), Failure> {
     let settled = states
         .wait_for(|state| {
             matches!(state, LineState::Serving { .. } | LineState::BackingOff { .. } | LineState::Stopped)
@@ -144,7 +173,7 @@ async fn first_session(states: &mut watch::Receiver<LineState>, address: &Addres
 }
 
 /// One line per change that matters. Returns when there is nothing more to tell.
-async fn tell(states: &mut watch::Receiver<LineState>, address: &Address, output: Output) {
+pub(crate) async fn tell(states: &mut watch::Receiver<LineState>, address: &Address, output: Output) {
     let mut told = Told::default();
     // That it stands is what the first lines said.
     told.change(&states.borrow_and_update().clone());
@@ -165,11 +194,15 @@ async fn tell(states: &mut watch::Receiver<LineState>, address: &Address, output
     }
 }
 
-async fn broken(forwards: &mut [Forward]) -> io::Error {
+/// Why one of them broke; never while all work.
+pub(crate) async fn broken(forwards: &mut [Forward]) -> io::Error {
+    if forwards.is_empty() {
+        return std::future::pending().await;
+    }
     select_all(forwards.iter_mut().map(|forward| forward.failed().boxed())).await.0
 }
 
-fn cant_listen(address: &str, error: &io::Error) -> Failure {
+pub(crate) fn cant_listen(address: &str, error: &io::Error) -> Failure {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => "; another program has that port: end it, or name another port",
         io::ErrorKind::PermissionDenied => "; ports below 1024 need root: name a higher one",

@@ -1,6 +1,7 @@
 //! One file per command: checked arguments in, libraries called, what happened told.
 
 mod api;
+mod call;
 mod check;
 mod client;
 mod connect;
@@ -15,8 +16,10 @@ mod nodes;
 mod operator;
 mod shell;
 mod show;
+mod socks;
 mod ssh;
 mod status;
+mod watch;
 
 use clap::ArgMatches;
 
@@ -37,6 +40,8 @@ pub(crate) async fn run(
         Command::Connect(arguments) => connect::run(arguments, environment).await,
         Command::Forward(arguments) => forward::run(arguments, environment, output).await,
         Command::Show(arguments) => show::run(arguments, environment, output).await,
+        Command::Call(arguments) => call::run(arguments, environment, output).await,
+        Command::Socks(arguments) => socks::run(arguments, environment, output).await,
         Command::Status(arguments) => status::run(arguments, environment, output).await,
         Command::Ssh(arguments) => ssh::run(arguments, environment).await,
         Command::SshConfig(arguments) => ssh::config(arguments, environment, output).await,

@@ -3,13 +3,20 @@
 use std::sync::Arc;
 
 use reachback_link::RealNet;
-use reachback_node::{LineStatus, Node, NodeConfig};
+use reachback_node::{ControlSocket, LineStatus, Node, NodeConfig};
 use tokio::sync::watch;
 
 use crate::{
     args::NodeArguments,
-    commands::line::{Change, Told, short},
-    config::{self, origin::Origins},
+    commands::{
+        forward,
+        line::{Change, Told, short},
+    },
+    config::{
+        self,
+        node::{Control, NodeSetup},
+        origin::Origins,
+    },
     environment::Environment,
     exit::{Exit, Failure},
     open_files,
@@ -25,22 +32,60 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let config = config::node::resolve(arguments, environment, paths::is_root(), &mut Origins::default())?;
+    let NodeSetup { config, forward, control } =
+        config::node::resolve(arguments, environment, paths::is_root(), &mut Origins::default())?;
     let words = Words::of(&config);
     if config.services().is_empty() {
         output.warning("this node offers no service, so nothing can reach it; add one: --service ssh=22");
     }
     let mut node =
         Node::start(config, Arc::new(RealNet)).map_err(|error| Failure::new(Exit::Failed, error))?;
+    if let Some(socket) = control_socket(control, output).await? {
+        node.serve_control(socket);
+    }
     open_files::raise();
+    let mut forwards = Vec::new();
+    let opened = forward::open(&node.uplink(), forward, None, &mut forwards).await;
+    let doors = match opened {
+        Ok(opened) => forward::doors(&forwards, opened, output),
+        Err(failure) => {
+            signals.orderly(node.shutdown()).await?;
+            return Err(failure);
+        }
+    };
     let mut states = node.states();
     let result = tokio::select! {
         _ = signals.next() => Ok(()),
         reason = node.failed() => Err(Failure::new(Exit::Failed, reason)),
+        error = forward::broken(&mut forwards) => {
+            Err(Failure::new(Exit::Failed, format_args!("a forwarded port broke: {error}")))
+        }
+        () = doors => Err(Failure::new(Exit::Failed, "the forwarded ports ended")),
         () = tell(&mut states, &words, output) => Err(Failure::new(Exit::Failed, "the node ended by itself")),
     };
-    signals.orderly(node.shutdown()).await?;
+    let end = async {
+        for forward in forwards {
+            forward.shutdown().await;
+        }
+        node.shutdown().await;
+    };
+    signals.orderly(end).await?;
     result
+}
+
+/// Where nobody asked for a socket, one that can't be made is no reason not to serve.
+async fn control_socket(control: Control, output: Output) -> Result<Option<ControlSocket>, Failure> {
+    match control {
+        Control::Off => Ok(None),
+        Control::At(path) => ControlSocket::bind(&path).await.map(Some).map_err(Failure::config),
+        Control::Usual(path) => match ControlSocket::bind(&path).await {
+            Ok(socket) => Ok(Some(socket)),
+            Err(error) => {
+                output.warning(format_args!("{error}; `reachback expose` can't reach this node"));
+                Ok(None)
+            }
+        },
+    }
 }
 
 /// What the status lines repeat.

@@ -1,14 +1,14 @@
 //! `reachback nodes`: what the explorer says about its nodes, for people and for programs.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use reachback_client::Client;
 use reachback_explorer::{HealthView, NodeState, NodeView, NodesView, ServiceView};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     args::NodesArguments,
-    commands::{api, client, line::short},
+    commands::{api, client, line::short, watch},
     environment::Environment,
     exit::{Exit, Failure},
     output::Output,
@@ -21,15 +21,25 @@ pub(crate) async fn run(
     environment: &Environment,
     output: Output,
 ) -> Result<(), Failure> {
+    let labels: BTreeMap<String, String> = arguments.label.into_iter().collect();
     let way = client::explorer(arguments.client, environment)?;
     let client = client::connect(&way).await?;
-    let answer = answer(&client).await;
+    if arguments.watch {
+        let watched = watch::run(&client, &labels, arguments.json, output).await;
+        client.close().await;
+        return watched;
+    }
+    let params = json!({"labels": labels});
+    let answer = api::call(&client, "explorer.nodes", &params).await;
     client.close().await;
     let answer = answer?;
     if arguments.json {
         return output.result(format_args!("{answer:#}"));
     }
     let nodes = view(answer)?.nodes;
+    if nodes.is_empty() && !labels.is_empty() {
+        return output.result("no node has these labels; `reachback nodes` lists all");
+    }
     if nodes.is_empty() {
         return output.result(format_args!(
             "no node has dialled this explorer yet; start one: reachback node --explorer {} --service ssh=22",
@@ -41,7 +51,7 @@ pub(crate) async fn run(
 
 /// The nodes an explorer knows.
 pub(crate) async fn ask(client: &Client) -> Result<Vec<NodeView>, Failure> {
-    Ok(view(answer(client).await?)?.nodes)
+    Ok(view(api::call(client, "explorer.nodes", &Value::Null).await?)?.nodes)
 }
 
 /// The table for people.
@@ -114,11 +124,7 @@ fn notes(node: &NodeView) -> Vec<String> {
     notes
 }
 
-async fn answer(client: &Client) -> Result<Value, Failure> {
-    api::call(client, "explorer.nodes", &Value::Null).await
-}
-
-fn view(answer: Value) -> Result<NodesView, Failure> {
+pub(crate) fn view(answer: Value) -> Result<NodesView, Failure> {
     serde_json::from_value(answer).map_err(|error| {
         Failure::new(
             Exit::Failed,
@@ -129,8 +135,6 @@ fn view(answer: Value) -> Result<NodesView, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn node(name: &str, changes: Value) -> NodeView {

@@ -1,10 +1,13 @@
 //! The node's configuration: flags, variables and `node.toml`, brought together.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use reachback_link::Address;
-use reachback_node::{AllowDial, Endpoint, Framing, NodeConfig, Service};
-use reachback_wire::{NodeId, ServiceName};
+use reachback_link::{Address, ListenAddress};
+use reachback_node::{AllowDial, Endpoint, Framing, NodeConfig, PROBE_EVERY, Service};
+use reachback_wire::{NodeId, ServiceName, Target};
 use serde::Deserialize;
 
 use crate::{
@@ -13,6 +16,7 @@ use crate::{
         file::{self, Checked},
         origin::{Origin, Origins},
         own_id,
+        port_spec::PortSpec,
         proxy::{self, ProxyChoice},
     },
     environment::Environment,
@@ -29,7 +33,9 @@ struct NodeFile {
     labels: BTreeMap<String, String>,
     proxy: Option<Checked<ProxyChoice>>,
     allow_dial: Vec<Checked<AllowDial>>,
+    control_socket: Option<PathBuf>,
     service: Vec<ServiceTable>,
+    forward: Vec<ForwardTable>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -41,6 +47,32 @@ struct ServiceTable {
     path: Option<String>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ForwardTable {
+    listen: Checked<ListenAddress>,
+    target: Checked<Target>,
+}
+
+/// Everything that `reachback node` runs with.
+#[derive(Debug)]
+pub(crate) struct NodeSetup {
+    pub(crate) config: NodeConfig,
+    pub(crate) forward: Vec<PortSpec>,
+    pub(crate) control: Control,
+}
+
+/// The socket through which this machine asks the node.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Control {
+    /// There is none.
+    Off,
+    /// Where the user wants it: without it the node does not start.
+    At(PathBuf),
+    /// Where it usually is: a second node of this user does without.
+    Usual(PathBuf),
+}
+
 /// Brings the sources together: the command line (which holds the variables that clap knows), further variables,
 /// the file, and the local socket if no explorer is named anywhere.
 pub(crate) fn resolve(
@@ -48,7 +80,7 @@ pub(crate) fn resolve(
     environment: &Environment,
     root: bool,
     origins: &mut Origins,
-) -> Result<NodeConfig, Failure> {
+) -> Result<NodeSetup, Failure> {
     if let Some(name) = arguments.looked_at {
         return Err(Failure::usage(format_args!(
             "\"{name}\": `reachback node` runs the agent of this machine and takes no name; to see how {name} is, type: \
@@ -70,7 +102,52 @@ pub(crate) fn resolve(
     }
     config.proxy = proxy::resolve(arguments.proxy.proxy, environment, file.proxy, origins)?;
     config.allow_dial = allow_dial(arguments.allow_dial, environment, file.allow_dial, origins)?;
-    Ok(config)
+    config.probe_every = Some(PROBE_EVERY);
+    let forward = forwards(arguments.forward, environment, file.forward, origins)?;
+    let control = control(arguments.control_socket, file.control_socket, environment, root, origins)?;
+    Ok(NodeSetup { config, forward, control })
+}
+
+fn forwards(
+    typed: Vec<PortSpec>,
+    environment: &Environment,
+    file: Vec<ForwardTable>,
+    origins: &mut Origins,
+) -> Result<Vec<PortSpec>, Failure> {
+    const VARIABLE: &str = "REACHBACK_FORWARD";
+    let listed = environment
+        .list(VARIABLE, &[','])
+        .map(|entry| {
+            PortSpec::with_port(entry).map_err(|why| Failure::usage(format_args!("{VARIABLE}: {why}")))
+        })
+        .collect::<Result<_, _>>()?;
+    let tables = file.into_iter().map(|table| PortSpec { listen: table.listen.0, target: table.target.0 });
+    let sources =
+        [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables.collect())];
+    Ok(origins.pick_list("forward", sources, |spec| format!("{}={}", spec.listen, spec.target)))
+}
+
+fn control(
+    typed: Option<PathBuf>,
+    file: Option<PathBuf>,
+    environment: &Environment,
+    root: bool,
+    origins: &mut Origins,
+) -> Result<Control, Failure> {
+    let sources = [(Origin::Typed, typed), (Origin::File, file)];
+    match origins.pick("control_socket", sources, |path| path.display().to_string()) {
+        Some(off) if off == Path::new("off") => Ok(Control::Off),
+        Some(path) if path.is_absolute() => Ok(Control::At(path)),
+        Some(path) => Err(Failure::config(format_args!(
+            "control socket {}: the path must be absolute; or write off",
+            path.display()
+        ))),
+        None => {
+            let path = paths::node_socket(environment, root)?;
+            origins.note("control_socket", path.display(), Origin::Default);
+            Ok(Control::Usual(path))
+        }
+    }
 }
 
 fn allow_dial(
@@ -180,6 +257,10 @@ mod tests {
         variables: &[(&str, &str)],
         file: Option<&str>,
     ) -> Result<NodeConfig, Failure> {
+        Ok(setup(flags, variables, file)?.config)
+    }
+
+    fn setup(flags: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Result<NodeSetup, Failure> {
         let mut line = vec!["reachback", "node"];
         line.extend(flags);
         let held = file.map(|text| {
@@ -241,6 +322,26 @@ mod tests {
     fn without_an_explorer_the_local_one_is_dialled() {
         let config = resolved(&["--id", "edge-7"], &[], None).unwrap();
         assert_eq!(explorers(&config), ["unix:///run/reachback/explorer.sock"]);
+    }
+
+    #[test]
+    fn ports_hosts_proxy_and_control_socket() {
+        let text = "id = \"a\"\nproxy = \"http://p:1\"\nallow_dial = [\"10.0.0.0/24:22\"]\n\
+            control_socket = \"/c.sock\"\n[[forward]]\nlisten = \"127.0.0.1:1\"\ntarget = \"mac1/exo\"\n";
+        let read = setup(&[], &[], Some(text)).unwrap();
+        assert_eq!(read.control, Control::At("/c.sock".into()));
+        assert_eq!(read.forward[0].target.to_string(), "mac1/exo");
+        assert!(read.config.proxy.is_some() && read.config.allow_dial.len() == 1);
+        let flags = ["--control-socket", "off", "--forward", "1=b/c", "--forward", "2=b/d", "--proxy", "off"];
+        let typed = setup(&flags, &[("REACHBACK_FORWARD", "3=b/e")], Some(text)).unwrap();
+        assert_eq!((typed.control, typed.forward.len()), (Control::Off, 2));
+        assert!(typed.config.proxy.is_none());
+        let usual =
+            setup(&["--id", "a"], &[("REACHBACK_ALLOW_DIAL", "10.0.0.5:1,10.0.0.6:2")], None).unwrap();
+        assert_eq!(usual.control, Control::Usual("/run/reachback/node.sock".into()));
+        assert_eq!(usual.config.allow_dial.len(), 2);
+        let refused = setup(&["--id", "a", "--control-socket", "x"], &[], None).unwrap_err();
+        assert!(refused.to_string().contains("absolute"), "{refused}");
     }
 
     #[test]

@@ -41,18 +41,23 @@ impl PortSpec {
             ));
         }
         let target = target.parse().map_err(|error| format!("{error}"))?;
-        let listen = match port.parse::<u16>() {
-            Ok(port) => ListenAddress::Tcp { host: Some(BIND.to_owned()), port },
-            // A word alone would read as a host with the explorer's default port.
-            Err(_) if !port.contains([':', '/']) => {
-                return Err(format!("\"{port}\" is no port; write a number from 0 to 65535, or BIND:PORT"));
-            }
-            Err(_) => port.parse().map_err(|error| format!("{error}"))?,
-        };
-        match listen {
-            ListenAddress::Tcp { .. } => Ok(Self { listen, target }),
-            ListenAddress::Unix(_) => Err(format!("\"{port}\" is no TCP port; write [BIND:]PORT=TARGET")),
+        Ok(Self { listen: listen_address(port)?, target })
+    }
+}
+
+/// `[BIND:]PORT`.
+pub(crate) fn listen_address(port: &str) -> Result<ListenAddress, String> {
+    let listen = match port.parse::<u16>() {
+        Ok(port) => ListenAddress::Tcp { host: Some(BIND.to_owned()), port },
+        // A word alone would read as a host with the explorer's default port.
+        Err(_) if !port.contains([':', '/']) => {
+            return Err(format!("\"{port}\" is no port; write a number from 0 to 65535, or BIND:PORT"));
         }
+        Err(_) => port.parse().map_err(|error| format!("{error}"))?,
+    };
+    match listen {
+        ListenAddress::Tcp { .. } => Ok(listen),
+        ListenAddress::Unix(_) => Err(format!("\"{port}\" is no TCP port; write [BIND:]PORT")),
     }
 }
 
