@@ -6,7 +6,9 @@
 
 use std::{collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr};
 
-use crate::{exit::Failure, nearest::nearest};
+use reachback_wire::nearest;
+
+use crate::exit::Failure;
 
 /// The variables of this process that are text.
 #[derive(Debug, Clone, Default)]

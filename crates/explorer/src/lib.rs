@@ -43,7 +43,6 @@ mod ingress;
 mod limits;
 mod line;
 mod listen;
-mod nearest;
 mod opens;
 mod publish;
 mod registry;

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use reachback_link::{OpenError, Substream};
 use reachback_wire::{
-    Code, NodeId, Refusal, ServiceName, SessionId, Target,
+    Code, NodeId, Refusal, ServiceName, SessionId, Target, nearest,
     open::{Caller, Open},
     text::sanitize,
 };
@@ -18,7 +18,6 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     clock::spoken,
     limits,
-    nearest::nearest,
     opens::{NoPlace, Opens},
     registry::{Here, Located, Registry},
     stats::{Stats, count},
