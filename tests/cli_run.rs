@@ -142,24 +142,6 @@ fn without_listen_nothing_listens_on_a_network() {
 }
 
 #[test]
-fn sigterm_ends_each_program_in_order() {
-    let home = Home::new();
-    let (mut explorer, address) = home.explorer(&[]);
-    let service = format!("echo={}", services::echo());
-    let mut node = home.node(&address, "edge-7", &["--service", &service]);
-    let mut forward = home.start(&["forward", "edge-7/echo", "--explorer", &address]);
-    forward.wait_for_line("-> edge-7/echo", SOON).unwrap();
-    assert!(home.socket().exists());
-
-    for process in [&mut forward, &mut node, &mut explorer] {
-        process.signal(Signal::Terminate).unwrap();
-        let status = process.wait(SOON).unwrap();
-        assert_eq!(status.code(), Some(0), "{}", process.tail());
-    }
-    assert!(!home.socket().exists(), "the socket file goes with its explorer");
-}
-
-#[test]
 fn the_goodbye_of_a_node_is_heard() {
     let home = Home::new();
     // A heartbeat too slow to be what is noticed.
@@ -240,6 +222,18 @@ fn quiet_says_nothing_and_verbose_says_more() {
 }
 
 #[test]
+fn logs_that_cannot_be_written_end_nothing() {
+    let home = Home::new();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = home.command(&["-v", "explorer", "--id", "hub-1"]);
+    let mut explorer = Running(command.stdout(full()).stderr(full()).spawn().unwrap());
+    eventually(SOON, "its socket", || home.socket().exists().then_some(()));
+    let nodes = home.run(&["nodes"]);
+    assert!(nodes.stdout.contains("no node"), "{}", nodes.stderr);
+    assert!(explorer.0.try_wait().unwrap().is_none(), "it went on");
+}
+
+#[test]
 fn json_logs_hold_nothing_else() {
     let home = Home::new();
     let mut explorer = home.start(&["explorer", "--id", "hub-1", "--log", "json"]);
@@ -302,24 +296,6 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let mut stderr = String::new();
     connect.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!((exit, stderr.as_str()), (Some(0), ""));
-}
-
-#[test]
-fn a_second_signal_ends_at_once() {
-    let home = Home::new();
-    let (mut explorer, address) = home.explorer(&[]);
-    let service = format!("echo={}", services::echo());
-    let mut node = home.node(&address, "edge-7", &["--service", &service]);
-    // A node that does not answer the goodbye keeps the orderly end waiting. Both signals wait for the process to go
-    // on, so it finds them together.
-    node.signal(Signal::Stop).unwrap();
-    explorer.signal(Signal::Stop).unwrap();
-    explorer.signal(Signal::Interrupt).unwrap();
-    explorer.signal(Signal::Terminate).unwrap();
-    explorer.signal(Signal::Continue).unwrap();
-    let finished = finished(&mut explorer);
-    assert!(matches!(finished.status.code(), Some(130 | 143)), "{:?} {}", finished.status, finished.stderr);
-    assert!(finished.stderr.contains("ended at once by a second signal"), "{}", finished.stderr);
 }
 
 /// A child whose output the test reads itself; gone when the test is over.

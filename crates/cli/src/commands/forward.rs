@@ -3,7 +3,7 @@
 //! An explorer that can't be reached at the start is an error, because the address is then most often wrong. Once the
 //! line has stood it is dialled again for ever.
 
-use std::{io, sync::Arc};
+use std::{io, pin::pin, sync::Arc};
 
 use futures::future::{FutureExt, select_all};
 use reachback_client::{Forward, LineState, Reconnecting};
@@ -14,13 +14,13 @@ use crate::{
     args::ForwardArguments,
     commands::{
         client,
-        line::{Change, Told, short},
+        line::{AT_SIGHUP, Change, Told, short},
     },
     config::port_spec::PortSpec,
     environment::Environment,
     exit::{Exit, Failure},
     output::Output,
-    signals::Signals,
+    signals::{Asked, Signals},
 };
 
 /// Opens the ports, says where they lead, and keeps them open until a signal.
@@ -33,9 +33,20 @@ pub(crate) async fn run(
     let address = client::explorer(arguments.client, environment)?;
     let line = Arc::new(Reconnecting::start(Arc::new(RealNet), address.clone(), client::options()?));
     let mut forwards = Vec::new();
-    let result = tokio::select! {
-        _ = signals.next() => Ok(()),
-        failure = forward(&line, &address, arguments.forward, &mut forwards, output) => Err(failure),
+    let result = {
+        let mut forwarding = pin!(forward(&line, &address, arguments.forward, &mut forwards, output));
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::End(_) => break Ok(()),
+                    Asked::Hangup => {
+                        output.status(AT_SIGHUP);
+                        line.dial_now();
+                    }
+                },
+                failure = &mut forwarding => break Err(failure),
+            }
+        }
     };
     signals
         .orderly(async {
@@ -98,10 +109,9 @@ async fn first_session(states: &mut watch::Receiver<LineState>, address: &Addres
 
 /// One line per change that matters. Returns when there is nothing more to tell.
 async fn tell(states: &mut watch::Receiver<LineState>, address: &Address, output: Output) {
-    let mut told = Told::default();
     // That it stands is what the first lines said.
-    told.change(&states.borrow_and_update().clone());
-    while states.changed().await.is_ok() {
+    let mut told = Told::online();
+    loop {
         match told.change(&states.borrow_and_update().clone()) {
             None => {}
             Some(Change::Online { explorer, .. }) => {
@@ -114,6 +124,9 @@ async fn tell(states: &mut watch::Receiver<LineState>, address: &Address, output
                 "no line to {address}: {reason}; visitors get a reset; next attempt in {}",
                 short(wait)
             )),
+        }
+        if states.changed().await.is_err() {
+            return;
         }
     }
 }

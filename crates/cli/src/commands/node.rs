@@ -1,6 +1,6 @@
 //! `reachback node`: runs the agent and tells how each of its lines is.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use reachback_link::RealNet;
 use reachback_node::{LineStatus, Node, NodeConfig};
@@ -8,17 +8,17 @@ use tokio::sync::watch;
 
 use crate::{
     args::NodeArguments,
-    commands::line::{Change, Told, short},
+    commands::line::{AT_SIGHUP, Change, Told, short},
     config,
     environment::Environment,
     exit::{Exit, Failure},
     open_files,
     output::Output,
     paths,
-    signals::Signals,
+    signals::{Asked, Signals},
 };
 
-/// Runs until a signal; says goodbye to every explorer.
+/// Runs until SIGINT or SIGTERM, dials at once at SIGHUP; says goodbye to every explorer.
 pub(crate) async fn run(
     arguments: NodeArguments,
     environment: &Environment,
@@ -34,10 +34,19 @@ pub(crate) async fn run(
         Node::start(config, Arc::new(RealNet)).map_err(|error| Failure::new(Exit::Failed, error))?;
     open_files::raise();
     let mut states = node.states();
-    let result = tokio::select! {
-        _ = signals.next() => Ok(()),
-        reason = node.failed() => Err(Failure::new(Exit::Failed, reason)),
-        () = tell(&mut states, &words, output) => Err(Failure::new(Exit::Failed, "the node ended by itself")),
+    let mut telling = pin!(tell(&mut states, &words, output));
+    let result = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::End(_) => break Ok(()),
+                Asked::Hangup => {
+                    output.status(AT_SIGHUP);
+                    node.dial_now();
+                }
+            },
+            reason = node.failed() => break Err(Failure::new(Exit::Failed, reason)),
+            () = &mut telling => break Err(Failure::new(Exit::Failed, "the node ended by itself")),
+        }
     };
     signals.orderly(node.shutdown()).await?;
     result
