@@ -155,6 +155,7 @@ impl Ledger {
     /// A stream handed over a frame with `body` bytes.
     pub(super) fn handed_over(&mut self, stream: u32, body: usize) {
         self.sending += body;
+        self.budget.take(body);
         if let Some(entry) = self.entries.get_mut(&stream) {
             entry.sending += body;
         }
@@ -166,7 +167,9 @@ impl Ledger {
         if body == 0 {
             return;
         }
-        self.sending = self.sending.saturating_sub(body);
+        let gone = body.min(self.sending);
+        self.sending -= gone;
+        self.budget.give_back(gone);
         if let Some(entry) = self.entries.get_mut(&header.stream) {
             entry.sending = entry.sending.saturating_sub(body);
             if entry.sending == 0 && entry.local_done && entry.remote_done {
@@ -203,9 +206,8 @@ impl Ledger {
 
     /// The session is over: everything is given back, everyone who waits is woken to find that out.
     pub(super) fn close(&mut self) {
-        self.budget.give_back(std::mem::take(&mut self.unread));
+        self.budget.give_back(std::mem::take(&mut self.unread) + std::mem::take(&mut self.sending));
         self.entries.clear();
-        self.sending = 0;
         for (_, waker) in self.waiting_to_send.drain(..) {
             waker.wake();
         }
@@ -346,7 +348,7 @@ mod tests {
 
     #[test]
     fn a_full_send_queue_still_takes_one_small_record_a_stream() {
-        let (mut ledger, _budget) = ledger();
+        let (mut ledger, budget) = ledger();
         let waker = Waker::noop();
         for stream in [1, 3] {
             ledger.attach(stream, Weak::new(), None);
@@ -355,11 +357,14 @@ mod tests {
             ledger.handed_over(1, 65_536);
         }
         assert!(ledger.sending >= limits::SESSION_SENDING_MAX);
+        assert_eq!(budget.used(), ledger.sending, "what waits to be sent is memory of the process too");
         assert!(!ledger.may_send(3, 65_536, waker));
         assert!(ledger.may_send(3, limits::SMALL_RECORD, waker));
         ledger.handed_over(3, 100);
         assert!(!ledger.may_send(3, 100, waker), "one, not two");
         ledger.sent(&data(1, 0, 65_536));
         assert!(ledger.may_send(3, 65_536, waker));
+        drop(ledger);
+        assert_eq!(budget.used(), 0);
     }
 }
