@@ -5,10 +5,11 @@ mod common;
 
 use std::time::Duration;
 
-use common::{open, pair, tcp_pair, to};
+use common::{Settings, empty, open, pair, pair_with, soon, tcp_pair, to};
+use futures::FutureExt;
 use reachback_link::{InboundError, OpenError, Pulse, StreamEnd};
 use reachback_wire::{Code, ControlMessage, Record, RecordKind, Refusal, Replaced};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{io::AsyncReadExt, io::AsyncWriteExt};
 
 #[tokio::test]
 async fn a_substream_carries_bytes_both_ways_and_ends_in_order() {
@@ -170,4 +171,29 @@ async fn last_words_are_sent_by_whoever_reads_next() {
     let ((sent, answer), ()) = tokio::join!(write, read);
     assert!(sent >= 262_144);
     assert_eq!(&answer, b"ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_substream_that_ends_in_a_burst_gives_its_permit_back() {
+    let one = Settings { max_open: 1, ..Settings::default() };
+    let (mut dialer, mut acceptor) = pair_with(64 * 1024, &one, &one);
+    for dialer_opens in [true, false] {
+        let (near, far) =
+            if dialer_opens { (&mut dialer, &mut acceptor) } else { (&mut acceptor, &mut dialer) };
+        for _ in 0..2 {
+            let opening = open(&near.session, &mut far.incoming);
+            let (mut ours, mut theirs) = soon("a permit", opening).await;
+            theirs.finish(None).await.unwrap();
+            assert_eq!(ours.next().await, Ok(Record::End(None)));
+            // As much as the mux queues for one stream, so that its own end finds no room behind it.
+            for _ in 0..10 {
+                ours.send(RecordKind::Data, b"x").now_or_never().unwrap().unwrap();
+            }
+            ours.finish(None).now_or_never().unwrap().unwrap();
+            drop(ours);
+            let (read, end) = common::read_all(&mut theirs).await;
+            assert_eq!((read.len(), end), (10, Ok(())));
+        }
+        empty(near).await;
+    }
 }

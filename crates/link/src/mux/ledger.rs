@@ -123,14 +123,14 @@ impl Ledger {
         }
     }
 
-    /// The owner is done. `finished`: both directions ended in order and our FIN is on its way, so the peer's comes.
-    pub(super) fn detach(&mut self, stream: u32, finished: bool) {
+    /// The owner is done. `closed`: both directions ended in order and our FIN is on its way, so the peer's comes.
+    pub(super) fn detach(&mut self, stream: u32, closed: bool) {
         let Some(entry) = self.entries.get_mut(&stream) else { return };
         let unread = std::mem::take(&mut entry.unread);
         self.unread -= unread;
         self.budget.give_back(unread);
         entry.local_done = true;
-        let awaited = entry.permit.is_some() && finished && !entry.remote_done;
+        let awaited = entry.permit.is_some() && closed && !entry.remote_done;
         if !awaited && entry.sending == 0 {
             self.entries.remove(&stream);
         } else if !awaited {

@@ -396,14 +396,13 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         let finished = self.outcome == Outcome::Finished;
-        if let Some(mut stream) = self.core.stream.lock().take()
-            && finished
-        {
-            // Both `End`s have passed: now the mux may know. If its queue is full the drop resets, which nobody can
-            // tell from an end any more.
-            let _ = Pin::new(&mut stream).poll_close(&mut Context::from_waker(Waker::noop()));
-        }
-        self.shared.ledger.lock().detach(self.id, finished);
+        // Both `End`s have passed: now the mux may know. If its queue is full the drop resets, which nobody can tell
+        // from an end any more; but a reset is not answered, so then no answer is awaited.
+        let closed = self.core.stream.lock().take().is_some_and(|mut stream| {
+            let mut cx = Context::from_waker(Waker::noop());
+            finished && Pin::new(&mut stream).poll_close(&mut cx).is_ready()
+        });
+        self.shared.ledger.lock().detach(self.id, closed);
         if self.outcome == Outcome::Unfinished {
             let stats = &self.shared.stats;
             stats::count(if self.shared.end().is_some() {
