@@ -65,7 +65,8 @@ fn nodes_are_listed_for_people_and_for_programs() {
 
     let table = eventually(SOON, "edge-9 is offline", || {
         let table = home.run(&["nodes"]).stdout;
-        if table.contains("offline") { Ok(table) } else { Err(table) }
+        let settled = table.contains("edge-7  online") && table.contains("edge-9  offline");
+        if settled { Ok(table) } else { Err(table) }
     });
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("NODE    STATE"), "{table}");

@@ -5,7 +5,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use reachback_link::{Address, ListenAddress};
 use reachback_wire::{NodeId, Target};
 
@@ -20,12 +23,11 @@ const OTHER_VARIABLES: [&str; 3] = ["REACHBACK_PUBLISH", "REACHBACK_SERVICE", "R
 
 const EXAMPLES: &str = "\
 Five commands to know:
-  reachback demo                                see it work, on this machine alone
-  reachback explorer --listen 127.0.0.1:9002    the hub that everyone can reach
-  reachback node --explorer hub --service ssh=22
-                                                the agent beside the services
-  reachback nodes                               who is online, and who is not and why
-  reachback connect edge-7/ssh                  a stream on stdin and stdout
+  reachback demo                                    see it work, here and now
+  reachback explorer --listen 127.0.0.1:9002        the hub everyone can reach
+  reachback node --explorer hub --service ssh=22    the agent beside a service
+  reachback nodes                                   who is online, who is not
+  reachback connect edge-7/ssh                      a stream on stdin and stdout
 
 Exit codes: 0 fine, 1 failed or the service answered with an error, 64 usage,
 69 explorer, node or service unreachable, 75 try again, 77 denied,
@@ -36,7 +38,7 @@ Examples:
   reachback explorer                            local Unix socket only
   reachback explorer --listen 127.0.0.1:9002    and a port for this machine
   reachback explorer --listen 127.0.0.1:9002 --publish 5432=edge-7/db
-                                                127.0.0.1:5432 leads to edge-7's db
+                            and edge-7's db on port 5432 of this machine
 
 This version has no TLS and no authentication: whoever can connect can register
 nodes and reach services. A listener that other machines can reach is therefore
@@ -51,14 +53,15 @@ A service is NAME=ADDRESS[,key=value]:
 
 Examples:
   reachback node --explorer hub:9002 --service ssh=22
-  reachback node --explorer hub-1,hub-2 --id edge-7 --label region=eu --service web=8080";
+  reachback node --explorer hub-1,hub-2 --id edge-7 --service web=8080";
 
 const CONNECT_HELP: &str = "\
 Examples:
   echo hello | reachback connect edge-7/echo
   ssh -o ProxyCommand='reachback connect %h/ssh' root@edge-7
 
-The end of stdin is passed on as a half-close; the command ends when the service has ended too.";
+The end of stdin is passed on as a half-close; the command ends when the service
+has ended too.";
 
 const FORWARD_HELP: &str = "\
 Examples:
@@ -162,7 +165,8 @@ pub(crate) struct ExplorerArguments {
         value_parser = clap::builder::BoolishValueParser::new()
     )]
     pub(crate) insecure_plaintext: bool,
-    /// How often both ends of a connection show that they live; a dead peer is noticed within 2.5 of these.
+    /// How often both ends of a connection show that they live, 10s if absent; a dead peer is noticed within
+    /// 2.5 of these.
     #[arg(long, value_name = "TIME", env = "REACHBACK_HEARTBEAT", hide_env_values = true)]
     pub(crate) heartbeat: Option<Span>,
     /// A TOML file with id, listen, socket, socket_mode, heartbeat, insecure_plaintext, and publish tables.
@@ -249,8 +253,18 @@ pub(crate) struct DemoArguments {
 
 /// Reads the command line. The error is clap's: help and version texts are such errors too.
 pub(crate) fn parse(environment: &Environment) -> Result<Arguments, clap::Error> {
-    let matches = without_empty_variables(Arguments::command(), environment).try_get_matches()?;
+    let command = without_empty_variables(Arguments::command(), environment);
+    let matches = command.try_get_matches().map_err(without_wrong_tip)?;
     Arguments::from_arg_matches(&matches)
+}
+
+/// clap advises to pass an unknown flag as a value wherever a command takes any value; here no value begins like one.
+fn without_wrong_tip(mut error: clap::Error) -> clap::Error {
+    let is_wrong = |tips: &ContextValue| matches!(tips, ContextValue::StyledStrs(tips) if tips.iter().any(|tip| tip.to_string().contains("as a value")));
+    if error.get(ContextKind::Suggested).is_some_and(is_wrong) {
+        error.remove(ContextKind::Suggested);
+    }
+    error
 }
 
 /// Every variable of this version that begins with `REACHBACK_`.
@@ -289,6 +303,15 @@ mod tests {
     #[test]
     fn the_tree_is_sound() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn no_line_of_the_help_is_broken_by_a_small_terminal() {
+        for text in [EXAMPLES, EXPLORER_HELP, NODE_HELP, CONNECT_HELP, FORWARD_HELP] {
+            for line in text.lines() {
+                assert!(line.chars().count() <= crate::table::WIDTH, "{line}");
+            }
+        }
     }
 
     #[test]

@@ -176,7 +176,17 @@ async fn dialing_something_silent_or_foreign_says_so() {
     far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     let error = dial(&net, &to, &hello()).await.unwrap_err();
     assert!(matches!(error, DialError::NotReachback { .. }), "{error}");
-    assert!(error.to_string().contains("hub:9002"));
+    assert_eq!(
+        error.to_string(),
+        "hub:9002 does not speak the Reachback protocol (the first bytes it sent are \"HTTP\"); check the address and \
+         the port"
+    );
+
+    let (net, far) = pipe();
+    drop(far);
+    let error = dial(&net, &to, &hello()).await.unwrap_err();
+    assert!(matches!(error, DialError::Broken { .. }), "{error}");
+    assert!(!error.to_string().contains("end of file"), "{error}");
 
     let nobody = OnePipe(Mutex::new(None));
     let error = dial(&nobody, &to, &hello()).await.unwrap_err();

@@ -84,6 +84,9 @@ fn not_started(error: StartError) -> Failure {
         StartError::Listen { source, .. } | StartError::Socket(SocketError::Io { source, .. }) => {
             match source.kind() {
                 io::ErrorKind::PermissionDenied => Exit::Denied,
+                io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::ReadOnlyFilesystem => Exit::Config,
                 _ => Exit::TryAgain,
             }
         }
