@@ -9,7 +9,7 @@ use common::{Settings, empty, open, pair, pair_with, soon, tcp_pair, to};
 use futures::FutureExt;
 use reachback_link::{InboundError, OpenError, Pulse, StreamEnd};
 use reachback_wire::{Code, ControlMessage, Record, RecordKind, Refusal, Replaced};
-use tokio::{io::AsyncReadExt, io::AsyncWriteExt};
+use tokio::{io::AsyncReadExt, io::AsyncWriteExt, task::JoinSet};
 
 #[tokio::test]
 async fn a_substream_carries_bytes_both_ways_and_ends_in_order() {
@@ -196,4 +196,24 @@ async fn a_substream_that_ends_in_a_burst_gives_its_permit_back() {
         }
         empty(near).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_from_another_thread_than_the_mux_writes_on_is_counted_once() {
+    let (dialer, mut acceptor) = pair();
+    let mut talks = JoinSet::new();
+    for _ in 0..8 {
+        let (mut ours, mut theirs) = open(&dialer.session, &mut acceptor.incoming).await;
+        talks.spawn(async move {
+            for _ in 0..2_000 {
+                common::echo(&mut ours, &mut theirs, b"x").await;
+            }
+        });
+    }
+    while let Some(talk) = talks.join_next().await {
+        talk.unwrap();
+    }
+    // Nothing is under way any more, so nothing is held.
+    empty(&dialer).await;
+    empty(&acceptor).await;
 }

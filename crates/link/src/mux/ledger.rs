@@ -152,7 +152,7 @@ impl Ledger {
         false
     }
 
-    /// A stream handed over a frame with `body` bytes.
+    /// A stream is about to hand over a frame with `body` bytes.
     pub(super) fn handed_over(&mut self, stream: u32, body: usize) {
         self.sending += body;
         self.budget.take(body);
@@ -161,22 +161,14 @@ impl Ledger {
         }
     }
 
+    /// The mux did not take these last `body` bytes of what was to be handed over.
+    pub(super) fn not_taken(&mut self, stream: u32, body: usize) {
+        self.no_longer_sending(stream, body);
+    }
+
     /// A frame's header went out, its body follows at once.
     pub(super) fn sent(&mut self, header: &Header) {
-        let body = header.body();
-        if body == 0 {
-            return;
-        }
-        let gone = body.min(self.sending);
-        self.sending -= gone;
-        self.budget.give_back(gone);
-        if let Some(entry) = self.entries.get_mut(&header.stream) {
-            entry.sending = entry.sending.saturating_sub(body);
-            if entry.sending == 0 && entry.local_done && entry.remote_done {
-                self.entries.remove(&header.stream);
-            }
-        }
-        self.wake_senders();
+        self.no_longer_sending(header.stream, header.body());
     }
 
     /// Streams to be cut off, their memory already given back: cutting is the driver's task, since they may be locked
@@ -211,6 +203,22 @@ impl Ledger {
         for (_, waker) in self.waiting_to_send.drain(..) {
             waker.wake();
         }
+    }
+
+    fn no_longer_sending(&mut self, stream: u32, body: usize) {
+        if body == 0 {
+            return;
+        }
+        let gone = body.min(self.sending);
+        self.sending -= gone;
+        self.budget.give_back(gone);
+        if let Some(entry) = self.entries.get_mut(&stream) {
+            entry.sending = entry.sending.saturating_sub(body);
+            if entry.sending == 0 && entry.local_done && entry.remote_done {
+                self.entries.remove(&stream);
+            }
+        }
+        self.wake_senders();
     }
 
     /// Wakes as many as there is room for, in the order they came; all of them once nothing is under way any more,

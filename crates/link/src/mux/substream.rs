@@ -371,14 +371,20 @@ impl Raw {
 
     /// One write, whatever else is under way.
     fn poll_write_now(&mut self, cx: &mut Context<'_>, record: &mut Outgoing) -> Poll<Result<(), StreamEnd>> {
-        let polled: io::Result<usize> = match &mut *self.core.stream.lock() {
-            Some(stream) => ready!(Pin::new(stream).poll_write(cx, &record.bytes[record.from..])),
-            None => Err(io::ErrorKind::BrokenPipe.into()),
+        let left = record.bytes.len() - record.from;
+        // Counted first: on another thread the mux may have written it all before the call that hands it over is back.
+        self.shared.ledger.lock().handed_over(self.id, left);
+        let polled = match &mut *self.core.stream.lock() {
+            Some(stream) => Pin::new(stream).poll_write(cx, &record.bytes[record.from..]),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         };
-        let Ok(n) = polled else { return Poll::Ready(Err(self.end())) };
-        record.from += n;
+        let taken = if let Poll::Ready(Ok(n)) = &polled { *n } else { 0 };
+        self.shared.ledger.lock().not_taken(self.id, left - taken);
+        if ready!(polled).is_err() {
+            return Poll::Ready(Err(self.end()));
+        }
+        record.from += taken;
         self.partly_written = record.from < record.bytes.len();
-        self.shared.ledger.lock().handed_over(self.id, n);
         Poll::Ready(Ok(()))
     }
 
