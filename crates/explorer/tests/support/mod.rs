@@ -124,7 +124,8 @@ impl Hub {
                 {
                     return view;
                 }
-                changes.next().await;
+                // Some of what a view shows, the number of streams for one, changes without an event.
+                let _event_or_not = tokio::time::timeout(Duration::from_millis(10), changes.next()).await;
             }
         };
         match tokio::time::timeout(Duration::from_secs(300), looking).await {
