@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use common::{Settings, empty, open, pair, pair_with, soon, tcp_pair, to};
+use common::{Settings, empty, open, pair, pair_with, soon, tcp_pair, to, until};
 use futures::FutureExt;
 use reachback_link::{InboundError, OpenError, Pulse, StreamEnd};
 use reachback_wire::{Code, ControlMessage, Record, RecordKind, Refusal, Replaced};
@@ -195,6 +195,28 @@ async fn a_substream_that_ends_in_a_burst_gives_its_permit_back() {
             assert_eq!((read.len(), end), (10, Ok(())));
         }
         empty(near).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_was_a_substream_is_counted_as_none() {
+    let (dialer, mut acceptor) = pair();
+    drop(open(&dialer.session, &mut acceptor.incoming).await);
+    until("resets", || acceptor.stats.substreams_reset.load(Ordering::Relaxed), |n| *n == 1).await;
+    // Given up when the stream was made and not yet taken; and announced, but never accepted.
+    let mut given_up = Box::pin(dialer.session.open(to("s")));
+    assert!((&mut given_up).now_or_never().is_none());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(given_up);
+    let never_accepted = dialer.session.open(to("s").within(Duration::from_millis(1))).await;
+    assert_eq!(never_accepted.unwrap_err(), OpenError::Timeout);
+    acceptor.driver.abort();
+    soon("the end", dialer.session.ended()).await;
+    let stats = (dialer.stats.clone(), acceptor.stats.clone());
+    drop((dialer, acceptor));
+    for stats in [stats.0, stats.1] {
+        let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        assert_eq!((of(&stats.substreams_reset), of(&stats.substreams_lost)), (1, 0));
     }
 }
 

@@ -114,8 +114,6 @@ impl Session {
             }
             Err(_) => return Err(OpenError::Timeout),
         };
-        // Until the peer has said yes this is no substream to anyone, and its end is not counted as one.
-        raw.uncounted();
         let answer = match timeout_at(deadline, negotiate(&mut raw, &open)).await {
             Ok(answer) => answer,
             Err(_) => Err(OpenError::Timeout),

@@ -294,7 +294,7 @@ impl Raw {
             hold: false,
             held: Vec::new(),
             partly_written: false,
-            outcome: Outcome::Unfinished,
+            outcome: Outcome::Uncounted,
         }
     }
 
@@ -319,12 +319,7 @@ impl Raw {
         }
     }
 
-    /// Its end is not counted: it never was a substream to anyone above.
-    pub(super) fn uncounted(&mut self) {
-        self.outcome = Outcome::Uncounted;
-    }
-
-    /// It is a substream from now on: how it ends is counted.
+    /// The open was answered with yes: from now on it is a substream to someone above, and how it ends is counted.
     pub(super) fn counted(&mut self) {
         self.outcome = Outcome::Unfinished;
     }
