@@ -5,10 +5,13 @@ mod common;
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use common::{Settings, empty, open, pair, pair_with, soon, tcp_pair, to, until};
+use bytes::Bytes;
+use common::{
+    Settings, empty, end, open, pair, pair_with, raw::DATA, raw::RawPeer, soon, tcp_pair, to, until,
+};
 use futures::FutureExt;
-use reachback_link::{InboundError, OpenError, Pulse, StreamEnd};
-use reachback_wire::{Code, ControlMessage, Record, RecordKind, Refusal, Replaced};
+use reachback_link::{InboundError, OpenError, Pulse, Side, StreamEnd, Transport};
+use reachback_wire::{Code, ControlMessage, FrameDecoder, Record, RecordKind, Refusal, Replaced, Stage};
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, task::JoinSet};
 
 #[tokio::test]
@@ -199,6 +202,24 @@ async fn a_substream_that_ends_in_a_burst_gives_its_permit_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_goodbye_waits_behind_a_frame_that_is_half_written() {
+    for side in [Side::Dialer, Side::Acceptor] {
+        let (near, far) = Transport::memory_pair(4096);
+        let mut ours = end(far, common::across(side), &Settings::default());
+        let mut peer = RawPeer::new(near, side);
+        peer.control().await;
+        let (_, mut substream) = peer.substream(&mut ours).await;
+        substream.send(RecordKind::Data, &[7; 200_000]).await.unwrap();
+        // Nobody reads: the pipe is full in the middle of a frame.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        ours.session.close(Code::Draining, "going home");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(goodbye(&mut peer).await, "going home");
+        assert_eq!(ours.session.ended().await.code, Code::Draining);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_never_was_a_substream_is_counted_as_none() {
     let (dialer, mut acceptor) = pair();
     drop(open(&dialer.session, &mut acceptor.incoming).await);
@@ -238,4 +259,18 @@ async fn what_is_sent_from_another_thread_than_the_mux_writes_on_is_counted_once
     // Nothing is under way any more, so nothing is held.
     empty(&dialer).await;
     empty(&acceptor).await;
+}
+
+/// The reason the peer was told at the end.
+async fn goodbye(peer: &mut RawPeer) -> String {
+    let mut frames = FrameDecoder::new(Stage::Control);
+    loop {
+        while let Some(frame) = frames.next().unwrap() {
+            if let ControlMessage::Bye(bye) = ControlMessage::from_frame(&frame).unwrap() {
+                return bye.reason;
+            }
+        }
+        let frame = peer.recv_until(|frame| (frame.kind, frame.stream) == (DATA, 1)).await;
+        frames.push(Bytes::from(frame.body));
+    }
 }

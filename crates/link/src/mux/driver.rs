@@ -141,6 +141,7 @@ impl Driver {
         if let Poll::Ready(Ok(())) = flushed
             && let Some((end, _)) = &self.closing
             && self.control.as_ref().is_some_and(Control::is_flushed)
+            && !self.shared.ledger.lock().is_sending(CONTROL_STREAM)
             && self.layer.lock().is_flushed()
         {
             self.shared.set_end(end.code, end.message.clone());

@@ -161,6 +161,11 @@ impl Ledger {
         }
     }
 
+    /// Whether anything this stream handed over has not been written yet.
+    pub(super) fn is_sending(&self, stream: u32) -> bool {
+        self.entries.get(&stream).is_some_and(|entry| entry.sending > 0)
+    }
+
     /// The mux did not take these last `body` bytes of what was to be handed over.
     pub(super) fn not_taken(&mut self, stream: u32, body: usize) {
         self.no_longer_sending(stream, body);
