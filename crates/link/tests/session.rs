@@ -7,11 +7,13 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use common::{
-    Settings, empty, end, open, pair, pair_with, raw::DATA, raw::RawPeer, soon, tcp_pair, to, until,
+    Settings, empty, end, open, pair, pair_with, raw::DATA, raw::RawPeer, raw::SYN, soon, tcp_pair, to, until,
 };
 use futures::FutureExt;
 use reachback_link::{InboundError, OpenError, Pulse, Side, StreamEnd, Transport};
-use reachback_wire::{Code, ControlMessage, FrameDecoder, Record, RecordKind, Refusal, Replaced, Stage};
+use reachback_wire::{
+    Code, ControlMessage, FrameDecoder, Record, RecordKind, Refusal, Replaced, Stage, limits,
+};
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, task::JoinSet};
 
 #[tokio::test]
@@ -217,6 +219,26 @@ async fn a_goodbye_waits_behind_a_frame_that_is_half_written() {
         assert_eq!(goodbye(&mut peer).await, "going home");
         assert_eq!(ours.session.ended().await.code, Code::Draining);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn opens_given_up_make_room_for_the_next_at_once() {
+    let (mut peer, ours) = RawPeer::with_session(Side::Acceptor).await;
+    let mut opening = JoinSet::new();
+    for _ in 0..limits::MUX_ACK_BACKLOG {
+        let session = ours.session.clone();
+        opening.spawn(async move { session.open(to("s").within(Duration::from_secs(1))).await.map(drop) });
+    }
+    let next = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ours.session.open(to("s").within(Duration::from_secs(5))).await
+    };
+    let (control, last) = (1, 3 + 2 * limits::MUX_ACK_BACKLOG as u32);
+    let shown = tokio::select! {
+        told = next => panic!("never shown to the peer: {told:?}"),
+        frame = peer.recv_until(|frame| frame.stream >= last) => frame,
+    };
+    assert_eq!((shown.kind, shown.flags & SYN, shown.stream > control), (DATA, SYN, true));
 }
 
 #[tokio::test(start_paused = true)]

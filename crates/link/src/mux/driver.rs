@@ -127,6 +127,8 @@ impl Driver {
             self.take_requests(cx);
             self.open_streams(cx);
             let accepted = self.poll_mux(cx);
+            // Streams that were given up and that the mux has let go of just now make room for others, and no waker.
+            self.open_streams(cx);
             self.cut_off_victims();
             let control = self.poll_control(cx);
             self.roll();
