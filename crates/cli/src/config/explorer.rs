@@ -82,16 +82,9 @@ fn publications(
     environment: &Environment,
     file: Vec<PublishTable>,
 ) -> Result<Vec<Publication>, Failure> {
-    const VARIABLE: &str = "REACHBACK_PUBLISH";
-    let specs = if typed.is_empty() {
-        environment
-            .list(VARIABLE, &[','])
-            .map(|entry| {
-                PortSpec::with_port(entry).map_err(|why| Failure::usage(format_args!("{VARIABLE}: {why}")))
-            })
-            .collect::<Result<_, _>>()?
-    } else {
-        typed
+    let specs = match typed.is_empty() {
+        true => environment.entries("REACHBACK_PUBLISH", &[','], PortSpec::with_port)?,
+        false => typed,
     };
     if specs.is_empty() {
         let tables = file.into_iter();

@@ -71,14 +71,10 @@ fn explorers(
     file: Vec<Checked<Address>>,
     root: bool,
 ) -> Result<Vec<Address>, Failure> {
-    const VARIABLE: &str = "EXPLORER_ADDRESSES";
     if !typed.is_empty() {
         return Ok(typed);
     }
-    let listed: Vec<Address> = environment
-        .list(VARIABLE, &[','])
-        .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
-        .collect::<Result<_, _>>()?;
+    let listed = environment.entries("EXPLORER_ADDRESSES", &[','], str::parse)?;
     if !listed.is_empty() {
         return Ok(listed);
     }
@@ -93,14 +89,10 @@ fn services(
     environment: &Environment,
     file: Vec<ServiceTable>,
 ) -> Result<Vec<Service>, Failure> {
-    const VARIABLE: &str = "REACHBACK_SERVICE";
     if !typed.is_empty() {
         return typed.iter().map(|entry| entry.parse().map_err(Failure::usage)).collect();
     }
-    let listed: Vec<Service> = environment
-        .list(VARIABLE, &[' ', '\n', '\t'])
-        .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
-        .collect::<Result<_, _>>()?;
+    let listed = environment.entries("REACHBACK_SERVICE", &[' ', '\n', '\t'], str::parse)?;
     if !listed.is_empty() {
         return Ok(listed);
     }
@@ -121,17 +113,14 @@ fn labels(
     environment: &Environment,
     file: BTreeMap<String, String>,
 ) -> Result<Vec<(String, String)>, Failure> {
-    const VARIABLE: &str = "REACHBACK_LABEL";
     let split = |entry: &str| match entry.split_once('=') {
         Some((key, value)) => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        None => {
-            Err(Failure::usage(format_args!("label \"{entry}\": write KEY=VALUE, for example region=eu")))
-        }
+        None => Err(format!("label \"{entry}\": write KEY=VALUE, for example region=eu")),
     };
     if !typed.is_empty() {
-        return typed.iter().map(|entry| split(entry)).collect();
+        return typed.iter().map(|entry| split(entry).map_err(Failure::usage)).collect();
     }
-    let listed = environment.list(VARIABLE, &[',']).map(split).collect::<Result<Vec<_>, _>>()?;
+    let listed = environment.entries("REACHBACK_LABEL", &[','], split)?;
     if !listed.is_empty() {
         return Ok(listed);
     }
