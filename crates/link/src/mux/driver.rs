@@ -127,15 +127,16 @@ impl Driver {
             self.take_requests(cx);
             self.open_streams(cx);
             let accepted = self.poll_mux(cx);
-            // Streams that were given up and that the mux has let go of just now make room for others, and no waker.
-            self.open_streams(cx);
+            // Streams that were given up and that the mux has let go of just now make room, and it wakes nobody for
+            // that. It hears of a new stream's first frame only if it was polled since, hence another turn.
+            let opened = self.open_streams(cx);
             self.cut_off_victims();
             let control = self.poll_control(cx);
             self.roll();
             if self.shared.end().is_some() {
                 return;
             }
-            if !accepted && !control {
+            if !accepted && !opened && !control {
                 break;
             }
         }
@@ -222,23 +223,27 @@ impl Driver {
         true
     }
 
-    fn open_streams(&mut self, cx: &mut Context<'_>) {
+    /// True if the mux has made a stream.
+    fn open_streams(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut opened = false;
         while let Some((permit, reply)) = self.opens.pop_front() {
             if reply.is_closed() {
                 continue;
             }
             match self.poll_open(cx) {
                 Some(stream) => {
+                    opened = true;
                     let raw = self.raw(stream, Some(permit));
                     // If nobody waits any more the drop resets it.
                     let _ = reply.send(Box::new(raw));
                 }
                 None => {
                     self.opens.push_front((permit, reply));
-                    return;
+                    break;
                 }
             }
         }
+        opened
     }
 
     /// A stream from the crate; `None` while its backlog of unacknowledged opens is full, or for ever once it failed.
