@@ -1,5 +1,6 @@
 //! A connection that is reset in the middle of a frame: every byte of a frame is a place where that can happen, and in
-//! none of them may it look like an end, cost more than its session, or leave anything behind.
+//! none of them may it look like an end, cost more than its session, or leave anything behind. And a peer that opens
+//! more streams than the mux allows. Heartbeats are too slow here to notice anything in place of what is tested.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -8,17 +9,16 @@ use std::sync::Arc;
 
 use common::{
     End, Settings, across, echo, empty, end_within, open,
-    raw::{RawPeer, data},
-    read_all, received, soon,
+    raw::{RawPeer, SYN, WINDOW, data, header},
+    read_all, received, soon, until,
 };
 use reachback_link::{MemoryBudget, Side, StreamEnd, Transport};
-use reachback_wire::{Code, RecordKind, record::record_header};
+use reachback_wire::{Code, RecordKind, limits, record::record_header};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Duration,
 };
 
-/// A heartbeat too slow to be what notices anything here.
 const SLOW: Settings = Settings { heartbeat: Duration::from_secs(3600), max_open: 8 };
 
 #[tokio::test]
@@ -58,6 +58,28 @@ async fn a_reset_at_any_byte_of_a_frame_loses_its_session_and_frees_all_it_held(
             empty(&ours).await;
             echo(&mut calm.0, &mut calm.1, b"nothing happened here").await;
         }
+    }
+}
+
+#[tokio::test]
+async fn one_stream_more_than_the_mux_allows_costs_the_session_at_once() {
+    for side in [Side::Dialer, Side::Acceptor] {
+        let (far, near) = tcp().await;
+        let mut ours = end_within(near, across(side), &SLOW, &Arc::new(MemoryBudget::new(64 << 20)));
+        let mut peer = RawPeer::new(far, side);
+        peer.control().await;
+        // Control is one of them.
+        for _ in 1..limits::MUX_STREAMS_MAX {
+            let id = peer.next_id();
+            assert!(peer.send(&header(WINDOW, SYN, id, 0)).await, "{:?}", ours.session.end());
+        }
+        let streams = ours.session.clone();
+        until("all streams", move || streams.substreams(), |n| *n + 1 == limits::MUX_STREAMS_MAX).await;
+        assert_eq!(ours.session.end(), None, "{side:?}: as many as allowed are fine");
+        let id = peer.next_id();
+        peer.send(&header(WINDOW, SYN, id, 0)).await;
+        let ended = soon("the end", &mut ours.driver).await.unwrap();
+        assert_eq!(ended.code, Code::BadFrame, "{side:?}: {ended}");
     }
 }
 
