@@ -14,7 +14,7 @@ use reachback_link::{InboundError, OpenError, Pulse, Side, StreamEnd, Transport}
 use reachback_wire::{
     Code, ControlMessage, FrameDecoder, Record, RecordKind, Refusal, Replaced, Stage, limits,
 };
-use tokio::{io::AsyncReadExt, io::AsyncWriteExt, task::JoinSet};
+use tokio::{io::AsyncReadExt, io::AsyncWriteExt, task::JoinSet, time::Instant};
 
 #[tokio::test]
 async fn a_substream_carries_bytes_both_ways_and_ends_in_order() {
@@ -219,6 +219,20 @@ async fn a_goodbye_waits_behind_a_frame_that_is_half_written() {
         assert_eq!(goodbye(&mut peer).await, "going home");
         assert_eq!(ours.session.ended().await.code, Code::Draining);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_is_not_held_up_by_what_control_can_not_take() {
+    let (near, far) = Transport::memory_pair(4096);
+    let ours = end(far, Side::Acceptor, &Settings::default());
+    let begun = Instant::now();
+    // The peer never opens control, so this is never sent.
+    let notice = ControlMessage::Replaced(Replaced { message: "for nobody".into() });
+    ours.session.send_control(notice).await.unwrap();
+    ours.session.close(Code::Replaced, "a newer one serves");
+    assert_eq!(ours.session.ended().await.code, Code::Replaced);
+    assert!(begun.elapsed() <= limits::CLOSE_FLUSH, "{:?}", begun.elapsed());
+    drop(near);
 }
 
 #[tokio::test(start_paused = true)]

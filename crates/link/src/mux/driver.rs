@@ -24,7 +24,7 @@ use super::{
     ControlInbox, Incoming, Pulse, Session, SessionConfig, SessionEnd,
     control::{Control, Event},
     layer::{Layer, LayerIo},
-    session::{Request, Shared},
+    session::{Request, Requests, Shared},
     substream::Raw,
 };
 use crate::{Side, Transport, stats};
@@ -36,7 +36,7 @@ pub struct Driver {
     /// Gone once the session is over: that ends every stream.
     connection: Option<yamux::Connection<LayerIo>>,
     layer: Arc<Mutex<Layer>>,
-    requests: mpsc::Receiver<Request>,
+    requests: Requests,
     opens: VecDeque<(OwnedSemaphorePermit, oneshot::Sender<Box<Raw>>)>,
     incoming: mpsc::Sender<Box<Raw>>,
     control: Option<Control>,
@@ -163,14 +163,17 @@ impl Driver {
 
     fn take_requests(&mut self, cx: &mut Context<'_>) {
         while self.unsent.is_none() {
-            let Poll::Ready(Some(request)) = self.requests.poll_recv(cx) else { return };
+            let Poll::Ready(Some(request)) = self.requests.work.poll_recv(cx) else { break };
             match request {
                 Request::Open(permit, reply) => self.opens.push_back((permit, reply)),
                 Request::Send(message) => self.unsent = Some(message),
                 Request::Probe(answered) => self.probe(answered),
-                Request::Close(end) => self.close(end),
             }
             self.send_unsent();
+        }
+        // Last, so that what was said before the goodbye goes before it.
+        if let Poll::Ready(Some(end)) = self.requests.closing.poll_recv(cx) {
+            self.close(end);
         }
     }
 
