@@ -204,6 +204,28 @@ fn a_broken_stream_is_an_error_and_never_a_short_success() {
 }
 
 #[test]
+fn a_stream_that_is_cut_off_says_so_once() {
+    let home = Home::new();
+    let (mut explorer, address) = home.explorer(&[]);
+    let _node = home.node(&address, "edge-7", &["--service", &format!("echo={}", services::echo())]);
+    let arguments = ["connect", "edge-7/echo", "--explorer", address.as_str()];
+    let (mut connect, mut stdin) =
+        Process::spawn_with_stdin("connect", &mut home.command(&arguments)).unwrap();
+    stdin.write_all(b"there and back\n").unwrap();
+    connect.wait_for_line("there and back", SOON).unwrap();
+    explorer.signal(Signal::Terminate).unwrap();
+    let finished = finished(&mut connect);
+    assert_eq!(
+        (finished.status.code(), finished.stderr.as_str()),
+        (
+            Some(69),
+            "lost: the stream to edge-7/echo was cut off with its line: closed by the peer: the explorer is stopping \
+             (sent 15 bytes, got 15)\n"
+        )
+    );
+}
+
+#[test]
 fn quiet_says_nothing_and_verbose_says_more() {
     let home = Home::new();
     let quiet = home.start(&["-q", "explorer", "--id", "hub-1"]);
