@@ -129,32 +129,16 @@ fn labels(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use clap::Parser;
-    use tempfile::NamedTempFile;
-
     use super::*;
-    use crate::args::{Arguments, Command};
+    use crate::{args::Command, config::typed::typed};
 
     fn resolved(
         flags: &[&str],
         variables: &[(&str, &str)],
         file: Option<&str>,
     ) -> Result<NodeConfig, Failure> {
-        let mut line = vec!["reachback", "node"];
-        line.extend(flags);
-        let held = file.map(|text| {
-            let mut held = NamedTempFile::new().unwrap();
-            held.write_all(text.as_bytes()).unwrap();
-            held
-        });
-        if let Some(held) = &held {
-            line.extend(["--config", held.path().to_str().unwrap()]);
-        }
-        let Command::Node(arguments) = Arguments::try_parse_from(line).unwrap().command else { panic!() };
-        let environment =
-            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (command, _file, environment) = typed("node", flags, variables, file);
+        let Command::Node(arguments) = command else { panic!() };
         resolve(arguments, &environment, true)
     }
 
