@@ -3,18 +3,25 @@
 
 mod common;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    io, pin::Pin, sync::Arc, sync::atomic::Ordering, task::Context, task::Poll, task::Waker, time::Duration,
+};
 
 use bytes::Bytes;
 use common::{
-    Settings, empty, end, open, pair, pair_with, raw::DATA, raw::RawPeer, raw::SYN, soon, tcp_pair, to, until,
+    Settings, empty, end, open, pair, pair_with, raw::DATA, raw::PING, raw::RawPeer, raw::SYN, raw::header,
+    soon, tcp_pair, to, until,
 };
 use futures::FutureExt;
+use parking_lot::Mutex;
 use reachback_link::{InboundError, OpenError, Pulse, Side, StreamEnd, Transport};
 use reachback_wire::{
     Code, ControlMessage, FrameDecoder, Record, RecordKind, Refusal, Replaced, Stage, limits,
 };
-use tokio::{io::AsyncReadExt, io::AsyncWriteExt, task::JoinSet, time::Instant};
+use tokio::{
+    io::AsyncRead, io::AsyncReadExt, io::AsyncWrite, io::AsyncWriteExt, io::DuplexStream, io::ReadBuf,
+    task::JoinSet, time::Instant,
+};
 
 #[tokio::test]
 async fn a_substream_carries_bytes_both_ways_and_ends_in_order() {
@@ -277,6 +284,37 @@ async fn what_never_was_a_substream_is_counted_as_none() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_looks_at_its_socket_before_it_calls_its_peer_dead() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let doze = Arc::new(Mutex::new(Doze::default()));
+    let io = Transport::boxed(Dozing { pipe: far, doze: Arc::clone(&doze) });
+    let ours = end(io, Side::Acceptor, &Settings::default());
+    let mut peer = RawPeer::new(near.into(), Side::Dialer);
+    peer.control().await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+
+    // Stopped for longer than a peer may be silent. The bytes are there, and the runtime does not know yet.
+    doze.lock().asleep = true;
+    peer.send(&header(PING, SYN, 0, 7)).await;
+    tokio::time::advance(Duration::from_secs(25)).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ours.session.end(), None);
+    Doze::wake(&doze);
+    peer.recv_until(|frame| (frame.kind, frame.value) == (PING, 7)).await;
+
+    // Stopped again, and this time there is nothing.
+    doze.lock().asleep = true;
+    tokio::time::advance(Duration::from_secs(25)).await;
+    let begun = Instant::now();
+    Doze::wake(&doze);
+    let end = ours.session.ended().await;
+    assert!(end.message.starts_with("no heartbeat for 2"), "{end}");
+    assert!(begun.elapsed() <= Duration::from_secs(5), "two heartbeats and a half: {:?}", begun.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_sent_from_another_thread_than_the_mux_writes_on_is_counted_once() {
     let (dialer, mut acceptor) = pair();
@@ -308,5 +346,58 @@ async fn goodbye(peer: &mut RawPeer) -> String {
         }
         let frame = peer.recv_until(|frame| (frame.kind, frame.stream) == (DATA, 1)).await;
         frames.push(Bytes::from(frame.body));
+    }
+}
+
+/// A pipe whose readiness is not known while the process sleeps.
+struct Dozing {
+    pipe: DuplexStream,
+    doze: Arc<Mutex<Doze>>,
+}
+
+#[derive(Default)]
+struct Doze {
+    asleep: bool,
+    waiting: Option<Waker>,
+}
+
+impl Doze {
+    fn wake(doze: &Mutex<Self>) {
+        let mut doze = doze.lock();
+        doze.asleep = false;
+        if let Some(waiting) = doze.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
+impl AsyncRead for Dozing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        {
+            let mut doze = self.doze.lock();
+            if doze.asleep {
+                doze.waiting = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Pin::new(&mut self.pipe).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Dozing {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
     }
 }
