@@ -44,7 +44,11 @@ struct Entry {
     local_done: bool,
     remote_done: bool,
     remote_finished: bool,
+    /// Reset by the peer, whatever of it is still unread.
+    reset: bool,
     condemned: bool,
+    /// An owner that does not read now and wants to know when the stream is torn.
+    watcher: Option<Waker>,
 }
 
 /// A frame that breaks the rules of the stream it names.
@@ -92,6 +96,10 @@ impl Ledger {
         }
         entry.remote_finished |= header.has(header::FIN);
         entry.remote_done |= header.has(header::FIN | header::RST);
+        if header.has(header::RST) {
+            entry.reset = true;
+            entry.wake_watcher();
+        }
         let (over, gone) = (entry.unread > limits::STREAM_UNREAD_MAX, entry.local_done && entry.remote_done);
         if gone {
             self.entries.remove(&header.stream);
@@ -137,6 +145,14 @@ impl Ledger {
             // Its last frames are still to be written; nothing more is awaited from the peer.
             entry.remote_done = true;
         }
+    }
+
+    /// Whether a stream was reset or cut off, or its session is over; if not, `waker` is woken when it is. Reading tells
+    /// that too, but only behind what came before, and only to who reads.
+    pub(super) fn is_torn(&mut self, stream: u32, waker: &Waker) -> bool {
+        let Some(entry) = self.entries.get_mut(&stream) else { return true };
+        entry.watcher = Some(waker.clone());
+        entry.reset || entry.condemned
     }
 
     /// Whether a stream may hand over `len` more bytes for sending; if not, `waker` is woken when it may try again.
@@ -185,6 +201,7 @@ impl Ledger {
                 let unread = std::mem::take(&mut entry.unread);
                 self.unread -= unread;
                 self.budget.give_back(unread);
+                entry.wake_watcher();
                 cores.push(entry.core.clone());
             }
         }
@@ -204,7 +221,9 @@ impl Ledger {
     /// The session is over: everything is given back, everyone who waits is woken to find that out.
     pub(super) fn close(&mut self) {
         self.budget.give_back(std::mem::take(&mut self.unread) + std::mem::take(&mut self.sending));
-        self.entries.clear();
+        for (_, mut entry) in std::mem::take(&mut self.entries) {
+            entry.wake_watcher();
+        }
         for (_, waker) in self.waiting_to_send.drain(..) {
             waker.wake();
         }
@@ -255,6 +274,14 @@ impl Ledger {
         {
             entry.condemned = true;
             self.victims.push(stream);
+        }
+    }
+}
+
+impl Entry {
+    fn wake_watcher(&mut self) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
         }
     }
 }

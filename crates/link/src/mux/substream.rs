@@ -176,6 +176,13 @@ impl Substream {
         }
     }
 
+    /// For who can't read now: ready when the peer has reset it, or it was cut off, or the session is over, before both
+    /// sides have ended it. What is still unread may be read all the same. After our own `End` it says nothing, since
+    /// a peer that is through with it may reset it too.
+    pub(crate) fn poll_torn(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+        if self.sent_end { Poll::Pending } else { self.raw.poll_torn(cx) }
+    }
+
     /// Whether both sides have ended it in order.
     pub fn is_finished(&self) -> bool {
         self.sent_end && self.received_end
@@ -341,6 +348,14 @@ impl Raw {
                 Poll::Ready(Ok(Bytes::from_owner(packet)))
             }
             Some(Err(_)) | None => Poll::Ready(Err(self.end())),
+        }
+    }
+
+    fn poll_torn(&self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+        if self.shared.ledger.lock().is_torn(self.id, cx.waker()) {
+            Poll::Ready(self.end())
+        } else {
+            Poll::Pending
         }
     }
 
