@@ -492,7 +492,8 @@ mod tests {
             live.clear();
             dialer.ended().await
         };
-        let (end, ..) = tokio::join!(steps, driver, far_driver);
+        let running = async { tokio::join!(steps, driver, far_driver).0 };
+        let end = tokio::time::timeout(Duration::from_secs(10), running).await.expect("it ends");
         assert_eq!(end.code, Code::Draining);
     }
 }
