@@ -6,11 +6,13 @@ mod cli_support;
 
 use std::{
     fs,
+    io::{Read, Write},
     net::TcpListener,
     os::unix::{fs::PermissionsExt, net::UnixListener},
 };
 
 use cli_support::{Home, refused, services};
+use reachback_testkit::process::Stream;
 
 /// Golden texts: what is asserted is the whole message, so that a change of wording is a decision.
 #[track_caller]
@@ -37,6 +39,7 @@ fn a_wrong_command_line_ends_with_64_and_help_with_0() {
         (&[][..], "Usage: reachback"),
         (&["nods"], "similar"),
         (&["nodes", "--jsn"], "--json"),
+        (&["node", "--listen", ":9002"], "unexpected argument '--listen' found\n\nUsage"),
         (&["connect"], "<NODE/SERVICE>"),
         (&["connect", "edge-7"], "edge-7"),
         (&["connect", "*/rpc"], "*"),
@@ -177,8 +180,52 @@ fn no_explorer_is_said_with_what_to_do() {
     for command in [&["nodes"][..], &["connect", "edge-7/echo"], &["forward", "edge-7/echo"]] {
         let finished = home.run(&[command, &["--explorer", &address]].concat());
         let stderr = refused(&finished, 69);
-        assert!(stderr.contains(&address) && stderr.contains("is it running"), "{command:?}: {stderr}");
+        assert!(
+            stderr.contains(&address) && stderr.contains("is an explorer running"),
+            "{command:?}: {stderr}"
+        );
     }
+}
+
+#[test]
+fn what_is_no_explorer_is_said_in_words_and_once() {
+    let home = Home::new();
+    let ssh = services::serve(|mut stream| {
+        drop(stream.write_all(b"SSH-2.0-OpenSSH_9.2\r\n"));
+        drop(stream.read_to_end(&mut Vec::new()));
+    });
+    let finished = home.run(&["nodes", "--explorer", &ssh.to_string()]);
+    says(
+        refused(&finished, 69),
+        &format!(
+            "handshake_failed: {ssh} does not speak the Reachback protocol (the first bytes it sent are \"SSH-\"); check the \
+             address and the port"
+        ),
+    );
+
+    let closes = services::serve(|mut stream| drop(stream.read(&mut [0; 4096])));
+    let finished = home.run(&["nodes", "--explorer", &closes.to_string()]);
+    says(
+        refused(&finished, 69),
+        &format!(
+            "peer_unreachable: {closes} closed the connection during the handshake; is an explorer running, and is that its \
+             address?"
+        ),
+    );
+}
+
+#[test]
+fn whoever_is_refused_by_the_explorer_hears_the_code_once() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let arguments = ["node", "--explorer", &address, "--id", "edge-7", "--service", "ssh=22"];
+    let nodes = [home.start(&arguments), home.start(&arguments)];
+    let line = reachback_testkit::eventually(cli_support::SOON, "one is sent away", || {
+        let lines = nodes.iter().flat_map(|node| node.lines(Stream::Out));
+        lines.into_iter().find(|line| line.contains("two running processes"))
+    });
+    assert!(line.contains(": replaced: two running processes"), "{line}");
+    assert!(!line.contains("replaced: replaced"), "{line}");
 }
 
 #[test]
@@ -202,6 +249,13 @@ fn refusals_of_the_explorer_and_the_node_arrive_as_sentences() {
     let finished = connect("edge-7/broken");
     let stderr = refused(&finished, 69);
     assert!(stderr.starts_with("service_unreachable: ") && stderr.contains(&closed), "{stderr}");
+
+    let many: Vec<String> = (1..=50).map(|n| format!("service-{n}={n}")).collect();
+    let flags: Vec<&str> = many.iter().flat_map(|entry| ["--service", entry]).collect();
+    let _many = home.node(&address, "edge-50", &flags);
+    let finished = connect("edge-50/ssh");
+    let stderr = refused(&finished, 69);
+    assert!(stderr.contains("and 38 more; see: reachback nodes"), "{stderr}");
 
     drop(node);
     let finished =

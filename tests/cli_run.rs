@@ -65,7 +65,8 @@ fn nodes_are_listed_for_people_and_for_programs() {
 
     let table = eventually(SOON, "edge-9 is offline", || {
         let table = home.run(&["nodes"]).stdout;
-        if table.contains("offline") { Ok(table) } else { Err(table) }
+        let settled = table.contains("edge-7  online") && table.contains("edge-9  offline");
+        if settled { Ok(table) } else { Err(table) }
     });
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("NODE    STATE"), "{table}");
@@ -142,24 +143,6 @@ fn without_listen_nothing_listens_on_a_network() {
 }
 
 #[test]
-fn sigterm_ends_each_program_in_order() {
-    let home = Home::new();
-    let (mut explorer, address) = home.explorer(&[]);
-    let service = format!("echo={}", services::echo());
-    let mut node = home.node(&address, "edge-7", &["--service", &service]);
-    let mut forward = home.start(&["forward", "edge-7/echo", "--explorer", &address]);
-    forward.wait_for_line("-> edge-7/echo", SOON).unwrap();
-    assert!(home.socket().exists());
-
-    for process in [&mut forward, &mut node, &mut explorer] {
-        process.signal(Signal::Terminate).unwrap();
-        let status = process.wait(SOON).unwrap();
-        assert_eq!(status.code(), Some(0), "{}", process.tail());
-    }
-    assert!(!home.socket().exists(), "the socket file goes with its explorer");
-}
-
-#[test]
 fn the_goodbye_of_a_node_is_heard() {
     let home = Home::new();
     // A heartbeat too slow to be what is noticed.
@@ -221,6 +204,28 @@ fn a_broken_stream_is_an_error_and_never_a_short_success() {
 }
 
 #[test]
+fn a_stream_that_is_cut_off_says_so_once() {
+    let home = Home::new();
+    let (mut explorer, address) = home.explorer(&[]);
+    let _node = home.node(&address, "edge-7", &["--service", &format!("echo={}", services::echo())]);
+    let arguments = ["connect", "edge-7/echo", "--explorer", address.as_str()];
+    let (mut connect, mut stdin) =
+        Process::spawn_with_stdin("connect", &mut home.command(&arguments)).unwrap();
+    stdin.write_all(b"there and back\n").unwrap();
+    connect.wait_for_line("there and back", SOON).unwrap();
+    explorer.signal(Signal::Terminate).unwrap();
+    let finished = finished(&mut connect);
+    assert_eq!(
+        (finished.status.code(), finished.stderr.as_str()),
+        (
+            Some(69),
+            "lost: the stream to edge-7/echo was cut off with its line: closed by the peer: the explorer is stopping \
+             (sent 15 bytes, got 15)\n"
+        )
+    );
+}
+
+#[test]
 fn quiet_says_nothing_and_verbose_says_more() {
     let home = Home::new();
     let quiet = home.start(&["-q", "explorer", "--id", "hub-1"]);
@@ -237,6 +242,18 @@ fn quiet_says_nothing_and_verbose_says_more() {
     assert!(nodes.stderr.contains("DEBUG"), "{}", nodes.stderr);
     let plain = home.run(&["nodes"]);
     assert_eq!(plain.stderr, "");
+}
+
+#[test]
+fn logs_that_cannot_be_written_end_nothing() {
+    let home = Home::new();
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = home.command(&["-v", "explorer", "--id", "hub-1"]);
+    let mut explorer = Running(command.stdout(full()).stderr(full()).spawn().unwrap());
+    eventually(SOON, "its socket", || home.socket().exists().then_some(()));
+    let nodes = home.run(&["nodes"]);
+    assert!(nodes.stdout.contains("no node"), "{}", nodes.stderr);
+    assert!(explorer.0.try_wait().unwrap().is_none(), "it went on");
 }
 
 #[test]
@@ -302,24 +319,6 @@ fn a_reader_that_has_seen_enough_is_no_error() {
     let mut stderr = String::new();
     connect.0.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
     assert_eq!((exit, stderr.as_str()), (Some(0), ""));
-}
-
-#[test]
-fn a_second_signal_ends_at_once() {
-    let home = Home::new();
-    let (mut explorer, address) = home.explorer(&[]);
-    let service = format!("echo={}", services::echo());
-    let mut node = home.node(&address, "edge-7", &["--service", &service]);
-    // A node that does not answer the goodbye keeps the orderly end waiting. Both signals wait for the process to go
-    // on, so it finds them together.
-    node.signal(Signal::Stop).unwrap();
-    explorer.signal(Signal::Stop).unwrap();
-    explorer.signal(Signal::Interrupt).unwrap();
-    explorer.signal(Signal::Terminate).unwrap();
-    explorer.signal(Signal::Continue).unwrap();
-    let finished = finished(&mut explorer);
-    assert!(matches!(finished.status.code(), Some(130 | 143)), "{:?} {}", finished.status, finished.stderr);
-    assert!(finished.stderr.contains("ended at once by a second signal"), "{}", finished.stderr);
 }
 
 /// A child whose output the test reads itself; gone when the test is over.

@@ -7,10 +7,7 @@ pub(crate) mod services;
 
 use std::{path::PathBuf, process::Command, time::Duration};
 
-use reachback_testkit::{
-    eventually,
-    process::{Finished, Process, run},
-};
+use reachback_testkit::process::{Finished, Process, run};
 use tempfile::TempDir;
 
 /// Longer than anything here takes on a machine that also builds.
@@ -75,18 +72,12 @@ impl Home {
         (process, address)
     }
 
-    /// A node that is online, as its explorer says, when this returns.
+    /// A node that is online, as it says itself, when this returns.
     pub(crate) fn node(&self, explorer: &str, id: &str, more: &[&str]) -> Process {
         let mut arguments = vec!["node", "--explorer", explorer, "--id", id];
         arguments.extend(more);
         let process = self.start(&arguments);
         process.wait_for_line(&format!("{id} online at hub-1 ({explorer})"), SOON).unwrap();
-        let online = format!("{id} online");
-        eventually(SOON, &online, || {
-            let table = self.run(&["nodes", "--explorer", explorer]).stdout;
-            let words = table.split_whitespace().collect::<Vec<_>>().join(" ");
-            if words.contains(&online) { Ok(()) } else { Err(table) }
-        });
         process
     }
 }

@@ -9,7 +9,10 @@ mod operator;
 
 use std::{ffi::OsString, path::PathBuf};
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+};
 use reachback_link::{Address, ListenAddress};
 use reachback_node::AllowDial;
 use reachback_wire::{NodeId, Target};
@@ -38,12 +41,11 @@ const OTHER_VARIABLES: [&str; 5] = [
 
 const EXAMPLES: &str = "\
 Five commands to know:
-  reachback demo                                see it work, on this machine alone
-  reachback explorer --listen 127.0.0.1:9002    the hub that everyone can reach
-  reachback node --explorer hub --service ssh=22
-                                                the agent beside the services
-  reachback nodes                               who is online, and who is not and why
-  reachback connect edge-7/ssh                  a stream on stdin and stdout
+  reachback demo                                    see it work, here and now
+  reachback explorer --listen 127.0.0.1:9002        the hub everyone can reach
+  reachback node --explorer hub --service ssh=22    the agent beside a service
+  reachback nodes                                   who is online, who is not
+  reachback connect edge-7/ssh                      a stream on stdin and stdout
 
 Exit codes: 0 fine, 1 failed or the service answered with an error, 64 usage,
 69 explorer, node or service unreachable, 75 try again, 77 denied,
@@ -54,7 +56,7 @@ Examples:
   reachback explorer                            local Unix socket only
   reachback explorer --listen 127.0.0.1:9002    and a port for this machine
   reachback explorer --listen 127.0.0.1:9002 --publish 5432=edge-7/db
-                                                127.0.0.1:5432 leads to edge-7's db
+                            and edge-7's db on port 5432 of this machine
 
 This version has no TLS and no authentication: whoever can connect can register
 nodes and reach services. A listener that other machines can reach is therefore
@@ -69,14 +71,15 @@ A service is NAME=ADDRESS[,key=value]:
 
 Examples:
   reachback node --explorer hub:9002 --service ssh=22
-  reachback node --explorer hub-1,hub-2 --id edge-7 --label region=eu --service web=8080";
+  reachback node --explorer hub-1,hub-2 --id edge-7 --service web=8080";
 
 const CONNECT_HELP: &str = "\
 Examples:
   echo hello | reachback connect edge-7/echo
   ssh -o ProxyCommand='reachback connect %h/ssh' root@edge-7
 
-The end of stdin is passed on as a half-close; the command ends when the service has ended too.";
+The end of stdin is passed on as a half-close; the command ends when the service
+has ended too.";
 
 const FORWARD_HELP: &str = "\
 Examples:
@@ -229,7 +232,8 @@ pub(crate) struct ExplorerArguments {
         value_parser = clap::builder::BoolishValueParser::new()
     )]
     pub(crate) insecure_plaintext: bool,
-    /// How often both ends of a connection show that they live; a dead peer is noticed within 2.5 of these.
+    /// How often both ends of a connection show that they live, 10s if absent; a dead peer is noticed within
+    /// 2.5 of these.
     #[arg(long, value_name = "TIME", env = "REACHBACK_HEARTBEAT", hide_env_values = true)]
     pub(crate) heartbeat: Option<Span>,
     /// A TOML file with id, listen, socket, socket_mode, socket_group, hosts, heartbeat,
@@ -375,13 +379,24 @@ pub(crate) fn parse_from(
     typed: impl IntoIterator<Item = OsString>,
     environment: &Environment,
 ) -> Result<(Arguments, ArgMatches), clap::Error> {
-    let matches = without_empty_variables(Arguments::command(), environment).try_get_matches_from(typed)?;
+    let matches = without_empty_variables(Arguments::command(), environment)
+        .try_get_matches_from(typed)
+        .map_err(without_wrong_tip)?;
     Ok((Arguments::from_arg_matches(&matches)?, matches))
 }
 
 /// The whole command line as clap knows it.
 pub(crate) fn command() -> clap::Command {
     Arguments::command()
+}
+
+/// clap advises to pass an unknown flag as a value wherever a command takes any value; here no value begins like one.
+fn without_wrong_tip(mut error: clap::Error) -> clap::Error {
+    let is_wrong = |tips: &ContextValue| matches!(tips, ContextValue::StyledStrs(tips) if tips.iter().any(|tip| tip.to_string().contains("as a value")));
+    if error.get(ContextKind::Suggested).is_some_and(is_wrong) {
+        error.remove(ContextKind::Suggested);
+    }
+    error
 }
 
 /// Every variable of this version that begins with `REACHBACK_`.
@@ -424,6 +439,15 @@ mod tests {
 
     /// Flags that say what is done this once. Settings, which hold every time, have variables.
     const ACTS: [&str; 9] = ["help", "version", "json", "once", "for", "header", "all", "notify", "watch"];
+
+    #[test]
+    fn no_line_of_the_help_is_broken_by_a_small_terminal() {
+        for text in [EXAMPLES, EXPLORER_HELP, NODE_HELP, CONNECT_HELP, FORWARD_HELP] {
+            for line in text.lines() {
+                assert!(line.chars().count() <= crate::table::WIDTH, "{line}");
+            }
+        }
+    }
 
     #[test]
     fn every_flag_has_a_variable() {

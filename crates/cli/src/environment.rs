@@ -6,7 +6,9 @@
 
 use std::{collections::BTreeMap, fmt::Display, path::PathBuf, str::FromStr};
 
-use crate::{exit::Failure, nearest::nearest};
+use reachback_wire::nearest;
+
+use crate::exit::Failure;
 
 /// The variables of this process that are text.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +52,18 @@ impl Environment {
     /// The entries of a list, separated by any of `separators`; empty entries are skipped.
     pub(crate) fn list<'a>(&'a self, name: &str, separators: &'a [char]) -> impl Iterator<Item = &'a str> {
         self.get(name).unwrap_or_default().split(separators).map(str::trim).filter(|entry| !entry.is_empty())
+    }
+
+    /// The entries of a list, checked. A wrong one is a usage error that names the variable.
+    pub(crate) fn entries<T, E: Display>(
+        &self,
+        name: &str,
+        separators: &[char],
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Result<Vec<T>, Failure> {
+        self.list(name, separators)
+            .map(|entry| parse(entry).map_err(|error| Failure::usage(format_args!("{name}: {error}"))))
+            .collect()
     }
 
     /// One warning for each `REACHBACK_…` variable that is not in `known`, with the nearest name that is.
@@ -103,6 +117,8 @@ mod tests {
     fn lists_skip_what_is_empty() {
         let environment = environment(&[("L", "a:1,, b:2 ,")]);
         assert_eq!(environment.list("L", &[',']).collect::<Vec<_>>(), ["a:1", "b:2"]);
+        let failure = environment.entries("L", &[','], str::parse::<u16>).unwrap_err();
+        assert!(failure.to_string().contains("L: "), "{failure}");
     }
 
     #[test]

@@ -56,7 +56,10 @@ pub(crate) fn install(environment: &Environment, arguments: &Arguments) -> Resul
         .map_err(|error| Failure::new(Exit::Failed, format_args!("status lines can't be logged: {error}")))?;
     let filter = filter.add_directive(status);
     let colours = io::stderr().is_terminal() && environment.get("NO_COLOR").is_none();
-    let records = fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours);
+    // A record that can't be written (a full disk, a reader of stderr that has gone) is dropped. By default the library
+    // would complain about it on stderr too, and that panics.
+    let records =
+        fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(colours).log_internal_errors(false);
     let installed = match log {
         LogFormat::Text => records.with_target(false).compact().try_init(),
         LogFormat::Json => records.json().flatten_event(true).try_init(),

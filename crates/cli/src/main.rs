@@ -10,7 +10,6 @@ mod environment;
 mod exit;
 mod limits;
 mod logging;
-mod nearest;
 mod open_files;
 mod output;
 mod paths;

@@ -51,7 +51,6 @@ mod json_text;
 mod limits;
 mod line;
 mod listen;
-mod nearest;
 mod opens;
 mod publish;
 mod raw;

@@ -161,6 +161,9 @@ pub(crate) const SHUTDOWN_GRACE: Duration = Duration::from_secs(3);
 /// their own limit.
 pub(crate) const PROCESS_BUDGET: usize = 4 * reachback_wire::limits::SESSION_UNREAD_MAX;
 
+/// How many of a node's services a refusal lists: what fits on three lines of a terminal.
+pub(crate) const NAMES_LISTED: usize = 12;
+
 /// Pause before a published port that could not be bound is tried again.
 pub(crate) const REBIND: Duration = Duration::from_secs(1);
 

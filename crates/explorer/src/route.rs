@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use reachback_link::{OpenError, Substream};
 use reachback_wire::{
-    Code, NodeId, Refusal, ServiceName, SessionId, Target,
+    Code, NodeId, Refusal, ServiceName, SessionId, Target, nearest,
     open::{Caller, Open},
     text::sanitize,
 };
@@ -18,7 +18,6 @@ use tokio::time::{Instant, timeout_at};
 use crate::{
     clock::spoken,
     limits,
-    nearest::nearest,
     opens::{NoPlace, Opens},
     registry::{Here, Located, Registry},
     stats::{Stats, count},
@@ -139,8 +138,8 @@ impl Router {
             Located::Offline { since, reason } => Err(Refusal::new(
                 Code::NodeOffline,
                 format!(
-                    "{node} is offline for {}: {reason}. Nothing was sent. It dials in again by itself once its line is \
-                     back; see: reachback nodes",
+                    "{node} has been offline for {}: {reason}. Nothing was sent. If it is running it dials in again by \
+                     itself; see: reachback nodes",
                     spoken(since.elapsed())
                 ),
             )),
@@ -179,10 +178,11 @@ pub(crate) fn no_own_service(service: &ServiceName) -> Refusal {
 }
 
 fn no_service(node: &NodeId, service: &ServiceName, names: &[String]) -> String {
-    let has = if names.is_empty() {
-        "it declares none".to_owned()
-    } else {
-        format!("it has: {}", names.join(", "))
+    let listed = names[..names.len().min(limits::NAMES_LISTED)].join(", ");
+    let has = match names.len() - names.len().min(limits::NAMES_LISTED) {
+        _ if names.is_empty() => "it declares none".to_owned(),
+        0 => format!("it has: {listed}"),
+        more => format!("it has: {listed} and {more} more; see: reachback nodes"),
     };
     match nearest(service.as_ref(), names.iter().map(String::as_str)) {
         Some(near) => format!("{node} has no service {service}, did you mean {node}/{near}? {has}"),

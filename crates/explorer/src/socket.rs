@@ -62,7 +62,9 @@ pub enum SocketError {
         limit: usize,
     },
     /// A system call failed.
-    #[error("socket {path:?}: {doing}: {source}")]
+    #[error(
+        "socket {path:?}: {doing}: {source}; choose a place for it that this user may use: --socket PATH"
+    )]
     Io {
         /// The socket.
         path: PathBuf,

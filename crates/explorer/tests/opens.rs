@@ -89,7 +89,7 @@ async fn each_wrong_target_has_its_own_answer() {
     for (to, code, parts) in [
         ("edge-8/echo", Code::NodeNotFound, &["edge-8", "edge-"][..]),
         ("database/echo", Code::NodeNotFound, &["no node database", "reachback nodes"]),
-        ("edge-9/echo", Code::NodeOffline, &["edge-9 is offline for 11 min", "Nothing was sent"]),
+        ("edge-9/echo", Code::NodeOffline, &["edge-9 has been offline for 11 min: ", "Nothing was sent"]),
         ("edge-7/ehco", Code::ServiceNotFound, &["did you mean edge-7/echo?", "down, once"]),
         ("edge-7/down", Code::ServiceUnreachable, &["connection refused"]),
         ("edge-7/once", Code::ServiceNotFound, &["not here: once"]),

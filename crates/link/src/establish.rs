@@ -55,7 +55,7 @@ pub struct Admission {
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No connection to the address.
-    #[error("can't connect to {to}: {source}")]
+    #[error("can't connect to {to}: {source}{}", remedy(to, source))]
     Connect {
         /// Where to.
         to: Address,
@@ -72,7 +72,7 @@ pub enum DialError {
         to: Address,
     },
     /// The peer said no, and why.
-    #[error("{0}")]
+    #[error("{}", said(.0))]
     Denied(Refusal),
     /// Something answers there, but it is no explorer.
     #[error("{to} does not speak the Reachback protocol ({what}); check the address and the port")]
@@ -83,7 +83,7 @@ pub enum DialError {
         what: String,
     },
     /// The connection broke during the handshake.
-    #[error("{to} closed the connection during the handshake: {source}")]
+    #[error("{to} closed the connection during the handshake{}", detail(source))]
     Broken {
         /// Where to.
         to: Address,
@@ -93,9 +93,10 @@ pub enum DialError {
 }
 
 impl DialError {
-    /// The code for whoever is told next.
+    /// The code for whoever is told next; the sentence does not repeat it.
     pub fn code(&self) -> Code {
         match self {
+            Self::Connect { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => Code::Denied,
             Self::Connect { .. } | Self::Broken { .. } => Code::PeerUnreachable,
             Self::Timeout { .. } => Code::Timeout,
             Self::Denied(refusal) => refusal.code,
@@ -207,6 +208,10 @@ async fn shake_hands(
     transport.flush().await.map_err(broken)?;
     let answer = match read_frame(&mut transport, Stage::HelloReply).await {
         Ok(answer) => answer,
+        Err(ReadError::Frame(FrameError::Magic { got, seen })) => {
+            let first = got[..seen].escape_ascii();
+            return Err(not_reachback(format!("the first bytes it sent are \"{first}\"")));
+        }
         Err(ReadError::Frame(error)) => return Err(not_reachback(error.to_string())),
         Err(ReadError::Io(error)) => return Err(broken(error)),
     };
@@ -219,6 +224,31 @@ async fn shake_hands(
             Err(DialError::Denied(Refusal { message, ..refusal }))
         }
         Err(error) => Err(not_reachback(error.to_string())),
+    }
+}
+
+/// What can be done about a refused connection where only one thing helps.
+fn remedy(to: &Address, source: &io::Error) -> &'static str {
+    match (to, source.kind()) {
+        (Address::Unix(_), io::ErrorKind::PermissionDenied) => {
+            "; this user may not use that socket: run it as the explorer's user, or dial the explorer's port"
+        }
+        _ => "",
+    }
+}
+
+/// An end without an error says no more than that it is one.
+fn detail(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::UnexpectedEof => String::new(),
+        _ => format!(": {source}"),
+    }
+}
+
+fn said(refusal: &Refusal) -> &str {
+    match refusal.message.is_empty() {
+        true => "the explorer gave no reason",
+        false => &refusal.message,
     }
 }
 

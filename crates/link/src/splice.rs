@@ -4,6 +4,9 @@
 //! A half-close is carried in either direction and the other goes on; a reset arrives as a reset; and a substream that
 //! ends badly never looks like a clean end at the socket. For that a TCP socket is set to close with a reset for as
 //! long as the copy runs, so that it holds even if this process is killed; only a clean end takes that back.
+//!
+//! What a side sent before it went away is still delivered, as long as the other takes it. One that takes nothing is
+//! not waited for: a service that hangs would keep every stream that was ever given up on it.
 
 use std::{
     future::{pending, poll_fn},
@@ -13,8 +16,11 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use reachback_wire::{Code, EndStatus, Record, RecordKind, Refusal};
-use tokio::io::AsyncWrite;
+use reachback_wire::{Code, EndStatus, Record, RecordKind, Refusal, limits};
+use tokio::{
+    io::AsyncWrite,
+    time::{Sleep, sleep},
+};
 
 use crate::{Outgoing, StreamEnd, Substream, Transport};
 
@@ -106,6 +112,7 @@ async fn run(substream: Substream, local: Transport) -> Spliced {
         local_shut: false,
         finish_sent: false,
         peer_deaf: None,
+        patience: Patience::default(),
     };
     let end = poll_fn(|cx| pump.poll(cx)).await;
     match &end {
@@ -134,6 +141,7 @@ struct Pump {
     finish_sent: bool,
     /// Writing to the peer failed; its reason may still be on the way behind data.
     peer_deaf: Option<StreamEnd>,
+    patience: Patience,
 }
 
 impl Pump {
@@ -153,6 +161,16 @@ impl Pump {
             {
                 return Poll::Ready(Err(SpliceError::Peer(end)));
             }
+        } else if !self.incoming.is_empty() {
+            // The local end takes nothing now, so the substream is not read: a peer that goes away has to show itself
+            // in another way.
+            let gone = match (&self.peer_deaf, &mut self.substream) {
+                (None, Some(substream)) => ready!(substream.poll_torn(cx)),
+                (Some(end), _) => end.clone(),
+                (None, None) => return Poll::Pending,
+            };
+            ready!(self.patience.poll(cx, self.from_peer));
+            return Poll::Ready(Err(SpliceError::Peer(gone)));
         }
         Poll::Pending
     }
@@ -251,6 +269,7 @@ struct Relay {
     done: bool,
     deaf: Option<StreamEnd>,
     bytes: u64,
+    patience: Patience,
 }
 
 impl Relay {
@@ -270,11 +289,13 @@ impl Relay {
                 return Poll::Ready(Ok(()));
             }
             let sent = if let Some(record) = &mut self.record {
-                let sent = ready!(to.poll_send(cx, record));
+                let Poll::Ready(sent) = to.poll_send(cx, record) else { return self.poll_given_up(cx, from) };
                 self.record = None;
                 sent
             } else if let Some(status) = &self.finishing {
-                let sent = ready!(to.poll_finish(cx, status.as_ref()));
+                let Poll::Ready(sent) = to.poll_finish(cx, status.as_ref()) else {
+                    return self.poll_given_up(cx, from);
+                };
                 self.done = true;
                 sent
             } else {
@@ -293,6 +314,17 @@ impl Relay {
         Poll::Pending
     }
 
+    /// While the one side takes nothing: ready when the other is gone and has been for long enough.
+    fn poll_given_up(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Substream,
+    ) -> Poll<Result<(), (bool, StreamEnd)>> {
+        let gone = ready!(from.poll_torn(cx));
+        ready!(self.patience.poll(cx, self.bytes));
+        Poll::Ready(Err((true, gone)))
+    }
+
     fn take(&mut self, record: Record) {
         let (kind, payload) = match record {
             Record::Data(payload) => (RecordKind::Data, payload),
@@ -307,6 +339,23 @@ impl Relay {
         };
         self.bytes += payload.len() as u64;
         self.record = Some(Outgoing::record(kind, &payload));
+    }
+}
+
+/// How long a side that takes nothing is waited for once the other is gone: as long as the kernel waits for one.
+#[derive(Default)]
+struct Patience {
+    since: Option<(u64, Pin<Box<Sleep>>)>,
+}
+
+impl Patience {
+    /// Ready when `moved` has stayed as it is for the whole time.
+    fn poll(&mut self, cx: &mut Context<'_>, moved: u64) -> Poll<()> {
+        let since = match self.since.take() {
+            Some(since) if since.0 == moved => since,
+            _ => (moved, Box::pin(sleep(limits::TCP_USER_TIMEOUT))),
+        };
+        self.since.insert(since).1.as_mut().poll(cx)
     }
 }
 

@@ -1,5 +1,6 @@
-//! Frames of one byte cost their receiver sixty times what they cost their sender. Memory has to be bounded by what
-//! we allow, not by what a peer sends. Alone in its process, because it looks at the memory of the whole process.
+//! Frames of one byte cost their receiver sixty times what they cost their sender, and frames about nothing may cost it
+//! a note for ever. Memory has to be bounded by what we allow, not by what a peer sends. One test at a time and in a
+//! process of their own, because they look at the memory of the whole process.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -8,11 +9,12 @@ use std::{sync::Arc, sync::atomic::Ordering};
 
 use common::{
     Settings, across, echo, empty, end_within, open,
-    raw::{DATA, RST, RawPeer, data},
+    raw::{DATA, FIN, RST, RawPeer, SYN, WINDOW, data, header},
     read_all,
 };
 use reachback_link::{MemoryBudget, Side, StreamEnd, Transport};
 use reachback_wire::{RecordKind, record::record_header};
+use tokio::sync::Mutex;
 
 const MIB: usize = 1 << 20;
 const BUDGET: usize = 16 * MIB;
@@ -21,6 +23,8 @@ const STREAMS: usize = 8;
 const FRAMES_PER_STREAM: usize = 256 * 1024 - 100;
 /// One write of the flooder.
 const BATCH: usize = 4096;
+
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 /// What this process has in memory, in bytes.
 fn resident() -> usize {
@@ -31,6 +35,7 @@ fn resident() -> usize {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_flood_of_tiny_frames_stays_within_the_budget_and_loses_its_streams() {
+    let _alone = ALONE.lock().await;
     for side in [Side::Dialer, Side::Acceptor] {
         let budget = Arc::new(MemoryBudget::new(BUDGET));
         let (far, near) = Transport::memory_pair(64 * 1024);
@@ -83,5 +88,30 @@ async fn a_flood_of_tiny_frames_stays_within_the_budget_and_loses_its_streams() 
         }
         assert_eq!(told, cut);
         empty(&ours).await;
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn streams_that_are_over_before_they_begin_leave_nothing_behind() {
+    const FRAMES: usize = 400_000;
+    let _alone = ALONE.lock().await;
+    for side in [Side::Dialer, Side::Acceptor] {
+        for (kind, flags) in [(DATA, SYN | RST), (WINDOW, SYN | RST), (DATA, RST), (DATA, FIN)] {
+            let (mut peer, mut ours) = RawPeer::with_session(side).await;
+            let (_, substream) = peer.substream(&mut ours).await;
+            let before = resident();
+            for _ in 0..FRAMES / BATCH {
+                let frames: Vec<u8> =
+                    (0..BATCH).flat_map(|_| header(kind, flags, peer.next_id(), 0)).collect();
+                if !peer.send(&frames).await {
+                    // It may lose its session by it.
+                    break;
+                }
+            }
+            let more = resident().saturating_sub(before);
+            assert!(more < 8 * MIB, "{side:?}, {kind} {flags}: {} KiB more than before", more / 1024);
+            drop(substream);
+        }
     }
 }

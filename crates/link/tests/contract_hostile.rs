@@ -278,7 +278,9 @@ async fn more_streams_than_agreed_cost_the_session() {
                 break;
             }
         }
-        scene.loses_it(&format!("{opened} streams, {side:?}")).await;
+        // Not a heartbeat: the mux itself says so.
+        let end = scene.loses_it(&format!("{opened} streams, {side:?}")).await;
+        assert_eq!(end.code, Code::BadFrame, "{end}");
     }
 }
 

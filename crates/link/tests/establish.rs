@@ -164,6 +164,23 @@ async fn a_handshake_has_one_deadline_however_it_drips() {
     assert_eq!(begun.elapsed(), limits::HANDSHAKE_TIMEOUT);
 }
 
+#[tokio::test]
+async fn a_socket_of_another_user_is_denied_and_not_taken_for_absent() {
+    struct Locked;
+    impl Net for Locked {
+        fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, io::Result<Transport>> {
+            Box::pin(async { Err(io::ErrorKind::PermissionDenied.into()) })
+        }
+
+        fn listen<'a>(&'a self, _: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>> {
+            Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+        }
+    }
+    let error = dial(&Locked, &"unix:///run/x.sock".parse().unwrap(), &hello()).await.unwrap_err();
+    assert_eq!(error.code(), Code::Denied);
+    assert!(error.to_string().contains("run it as the explorer's user"), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn dialing_something_silent_or_foreign_says_so() {
     let to = address();
@@ -176,7 +193,17 @@ async fn dialing_something_silent_or_foreign_says_so() {
     far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
     let error = dial(&net, &to, &hello()).await.unwrap_err();
     assert!(matches!(error, DialError::NotReachback { .. }), "{error}");
-    assert!(error.to_string().contains("hub:9002"));
+    assert_eq!(
+        error.to_string(),
+        "hub:9002 does not speak the Reachback protocol (the first bytes it sent are \"HTTP\"); check the address and \
+         the port"
+    );
+
+    let (net, far) = pipe();
+    drop(far);
+    let error = dial(&net, &to, &hello()).await.unwrap_err();
+    assert!(matches!(error, DialError::Broken { .. }), "{error}");
+    assert!(!error.to_string().contains("end of file"), "{error}");
 
     let nobody = OnePipe(Mutex::new(None));
     let error = dial(&nobody, &to, &hello()).await.unwrap_err();

@@ -3,12 +3,25 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{
+    io, pin::Pin, sync::Arc, sync::atomic::Ordering, task::Context, task::Poll, task::Waker, time::Duration,
+};
 
-use common::{open, pair, tcp_pair, to};
-use reachback_link::{InboundError, OpenError, Pulse, StreamEnd};
-use reachback_wire::{Code, ControlMessage, Record, RecordKind, Refusal, Replaced};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use bytes::Bytes;
+use common::{
+    Settings, empty, end, open, pair, pair_with, raw::DATA, raw::PING, raw::RawPeer, raw::SYN, raw::header,
+    soon, tcp_pair, to, until,
+};
+use futures::FutureExt;
+use parking_lot::Mutex;
+use reachback_link::{InboundError, OpenError, Pulse, Side, StreamEnd, Transport};
+use reachback_wire::{
+    Code, ControlMessage, FrameDecoder, Record, RecordKind, Refusal, Replaced, Stage, limits,
+};
+use tokio::{
+    io::AsyncRead, io::AsyncReadExt, io::AsyncWrite, io::AsyncWriteExt, io::DuplexStream, io::ReadBuf,
+    task::JoinSet, time::Instant,
+};
 
 #[tokio::test]
 async fn a_substream_carries_bytes_both_ways_and_ends_in_order() {
@@ -170,4 +183,221 @@ async fn last_words_are_sent_by_whoever_reads_next() {
     let ((sent, answer), ()) = tokio::join!(write, read);
     assert!(sent >= 262_144);
     assert_eq!(&answer, b"ok");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_substream_that_ends_in_a_burst_gives_its_permit_back() {
+    let one = Settings { max_open: 1, ..Settings::default() };
+    let (mut dialer, mut acceptor) = pair_with(64 * 1024, &one, &one);
+    for dialer_opens in [true, false] {
+        let (near, far) =
+            if dialer_opens { (&mut dialer, &mut acceptor) } else { (&mut acceptor, &mut dialer) };
+        for _ in 0..2 {
+            let opening = open(&near.session, &mut far.incoming);
+            let (mut ours, mut theirs) = soon("a permit", opening).await;
+            theirs.finish(None).await.unwrap();
+            assert_eq!(ours.next().await, Ok(Record::End(None)));
+            // As much as the mux queues for one stream, so that its own end finds no room behind it.
+            for _ in 0..10 {
+                ours.send(RecordKind::Data, b"x").now_or_never().unwrap().unwrap();
+            }
+            ours.finish(None).now_or_never().unwrap().unwrap();
+            drop(ours);
+            let (read, end) = common::read_all(&mut theirs).await;
+            assert_eq!((read.len(), end), (10, Ok(())));
+        }
+        empty(near).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_goodbye_waits_behind_a_frame_that_is_half_written() {
+    for side in [Side::Dialer, Side::Acceptor] {
+        let (near, far) = Transport::memory_pair(4096);
+        let mut ours = end(far, common::across(side), &Settings::default());
+        let mut peer = RawPeer::new(near, side);
+        peer.control().await;
+        let (_, mut substream) = peer.substream(&mut ours).await;
+        substream.send(RecordKind::Data, &[7; 200_000]).await.unwrap();
+        // Nobody reads: the pipe is full in the middle of a frame.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        ours.session.close(Code::Draining, "going home");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(goodbye(&mut peer).await, "going home");
+        assert_eq!(ours.session.ended().await.code, Code::Draining);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_is_not_held_up_by_what_control_can_not_take() {
+    let (near, far) = Transport::memory_pair(4096);
+    let ours = end(far, Side::Acceptor, &Settings::default());
+    let begun = Instant::now();
+    // The peer never opens control, so this is never sent.
+    let notice = ControlMessage::Replaced(Replaced { message: "for nobody".into() });
+    ours.session.send_control(notice).await.unwrap();
+    ours.session.close(Code::Replaced, "a newer one serves");
+    assert_eq!(ours.session.ended().await.code, Code::Replaced);
+    assert!(begun.elapsed() <= limits::CLOSE_FLUSH, "{:?}", begun.elapsed());
+    drop(near);
+}
+
+#[tokio::test(start_paused = true)]
+async fn opens_given_up_make_room_for_the_next_at_once() {
+    let (mut peer, ours) = RawPeer::with_session(Side::Acceptor).await;
+    let mut opening = JoinSet::new();
+    for _ in 0..limits::MUX_ACK_BACKLOG {
+        let session = ours.session.clone();
+        opening.spawn(async move { session.open(to("s").within(Duration::from_secs(1))).await.map(drop) });
+    }
+    let next = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ours.session.open(to("s").within(Duration::from_secs(5))).await
+    };
+    let (control, last) = (1, 3 + 2 * limits::MUX_ACK_BACKLOG as u32);
+    let shown = tokio::select! {
+        told = next => panic!("never shown to the peer: {told:?}"),
+        frame = peer.recv_until(|frame| frame.stream >= last) => frame,
+    };
+    assert_eq!((shown.kind, shown.flags & SYN, shown.stream > control), (DATA, SYN, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_never_was_a_substream_is_counted_as_none() {
+    let (dialer, mut acceptor) = pair();
+    drop(open(&dialer.session, &mut acceptor.incoming).await);
+    until("resets", || acceptor.stats.substreams_reset.load(Ordering::Relaxed), |n| *n == 1).await;
+    // Given up when the stream was made and not yet taken; and announced, but never accepted.
+    let mut given_up = Box::pin(dialer.session.open(to("s")));
+    assert!((&mut given_up).now_or_never().is_none());
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(given_up);
+    let never_accepted = dialer.session.open(to("s").within(Duration::from_millis(1))).await;
+    assert_eq!(never_accepted.unwrap_err(), OpenError::Timeout);
+    acceptor.driver.abort();
+    soon("the end", dialer.session.ended()).await;
+    let stats = (dialer.stats.clone(), acceptor.stats.clone());
+    drop((dialer, acceptor));
+    for stats in [stats.0, stats.1] {
+        let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        assert_eq!((of(&stats.substreams_reset), of(&stats.substreams_lost)), (1, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_was_stopped_looks_at_its_socket_before_it_calls_its_peer_dead() {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let doze = Arc::new(Mutex::new(Doze::default()));
+    let io = Transport::boxed(Dozing { pipe: far, doze: Arc::clone(&doze) });
+    let ours = end(io, Side::Acceptor, &Settings::default());
+    let mut peer = RawPeer::new(near.into(), Side::Dialer);
+    peer.control().await;
+    tokio::time::sleep(Duration::from_millis(1)).await;
+
+    // Stopped for longer than a peer may be silent. The bytes are there, and the runtime does not know yet.
+    doze.lock().asleep = true;
+    peer.send(&header(PING, SYN, 0, 7)).await;
+    tokio::time::advance(Duration::from_secs(25)).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ours.session.end(), None);
+    Doze::wake(&doze);
+    peer.recv_until(|frame| (frame.kind, frame.value) == (PING, 7)).await;
+
+    // Stopped again, and this time there is nothing.
+    doze.lock().asleep = true;
+    tokio::time::advance(Duration::from_secs(25)).await;
+    let begun = Instant::now();
+    Doze::wake(&doze);
+    let end = ours.session.ended().await;
+    assert!(end.message.starts_with("no heartbeat for 2"), "{end}");
+    assert!(begun.elapsed() <= Duration::from_secs(5), "two heartbeats and a half: {:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_sent_from_another_thread_than_the_mux_writes_on_is_counted_once() {
+    let (dialer, mut acceptor) = pair();
+    let mut talks = JoinSet::new();
+    for _ in 0..8 {
+        let (mut ours, mut theirs) = open(&dialer.session, &mut acceptor.incoming).await;
+        talks.spawn(async move {
+            for _ in 0..2_000 {
+                common::echo(&mut ours, &mut theirs, b"x").await;
+            }
+        });
+    }
+    while let Some(talk) = talks.join_next().await {
+        talk.unwrap();
+    }
+    // Nothing is under way any more, so nothing is held.
+    empty(&dialer).await;
+    empty(&acceptor).await;
+}
+
+/// The reason the peer was told at the end.
+async fn goodbye(peer: &mut RawPeer) -> String {
+    let mut frames = FrameDecoder::new(Stage::Control);
+    loop {
+        while let Some(frame) = frames.next().unwrap() {
+            if let ControlMessage::Bye(bye) = ControlMessage::from_frame(&frame).unwrap() {
+                return bye.reason;
+            }
+        }
+        let frame = peer.recv_until(|frame| (frame.kind, frame.stream) == (DATA, 1)).await;
+        frames.push(Bytes::from(frame.body));
+    }
+}
+
+/// A pipe whose readiness is not known while the process sleeps.
+struct Dozing {
+    pipe: DuplexStream,
+    doze: Arc<Mutex<Doze>>,
+}
+
+#[derive(Default)]
+struct Doze {
+    asleep: bool,
+    waiting: Option<Waker>,
+}
+
+impl Doze {
+    fn wake(doze: &Mutex<Self>) {
+        let mut doze = doze.lock();
+        doze.asleep = false;
+        if let Some(waiting) = doze.waiting.take() {
+            waiting.wake();
+        }
+    }
+}
+
+impl AsyncRead for Dozing {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        {
+            let mut doze = self.doze.lock();
+            if doze.asleep {
+                doze.waiting = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+        }
+        Pin::new(&mut self.pipe).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Dozing {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(cx)
+    }
 }

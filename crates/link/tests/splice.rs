@@ -3,9 +3,9 @@
 
 mod common;
 
-use std::io::ErrorKind;
+use std::{io::ErrorKind, time::Duration};
 
-use common::{End, open, pair, pair_with};
+use common::{End, open, pair, pair_with, soon};
 use reachback_link::{SpliceError, Spliced, StreamEnd, Substream, relay, relay_until, splice};
 use reachback_wire::{Code, EndStatus, Record, RecordKind, Refusal};
 use tokio::{
@@ -212,4 +212,80 @@ async fn a_relay_that_is_stopped_tells_both_sides_why() {
     let told = Err(StreamEnd::Reset { code: Code::Timeout, text: "too slow".into() });
     assert_eq!((caller.next().await, service.next().await), (told.clone(), told));
     assert!(matches!(copy.await.unwrap().end, Err(SpliceError::Stopped(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_whose_peer_is_gone_does_not_wait_for_ever_for_a_service_that_takes_nothing() {
+    for busy in [true, false] {
+        let (dialer, mut acceptor) = pair();
+        let (near, mut far) = open(&dialer.session, &mut acceptor.incoming).await;
+        let (local, mut service) = tokio::io::duplex(1024);
+        let mut copy = std::pin::pin!(splice(near, reachback_link::Transport::boxed(local)));
+        // The service reads nothing; if it is busy it writes until nobody takes that either, as an echo would.
+        let stuck = async {
+            let much = vec![0; 1 << 20];
+            far.send(RecordKind::Data, &much[..200_000]).await.unwrap();
+            if busy {
+                service.write_all(&much).await.unwrap();
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            copied = &mut copy => panic!("{copied:?}"),
+            () = stuck => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+        }
+        drop(far);
+        let copied = soon("the end of the copy", &mut copy).await;
+        assert!(matches!(copied.end, Err(SpliceError::Peer(StreamEnd::Dropped))), "busy {busy}: {copied:?}");
+        soon("the books", common::empty(&dialer)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_a_reset_is_delivered_however_slowly_it_is_taken() {
+    let (dialer, mut acceptor) = pair();
+    let (near, mut far) = open(&dialer.session, &mut acceptor.incoming).await;
+    let (local, mut service) = tokio::io::duplex(1024);
+    let reading = async {
+        let (mut taken, mut some) = (0, [0; 10_000]);
+        loop {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            match service.read(&mut some).await.unwrap() {
+                0 => return taken,
+                n => taken += n,
+            }
+        }
+    };
+    let sending = async {
+        far.send(RecordKind::Data, &[7; 100_000]).await.unwrap();
+        far.reset(Code::Cancelled, "enough");
+    };
+    let copying = splice(near, reachback_link::Transport::boxed(local));
+    let (copied, taken, ()) = tokio::join!(copying, reading, sending);
+    assert_eq!((copied.from_peer, taken), (100_000, 100_000));
+    assert!(matches!(copied.end, Err(SpliceError::Peer(StreamEnd::Reset { .. }))), "{copied:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_whose_caller_is_gone_does_not_wait_for_ever_for_a_service_that_takes_nothing() {
+    let (client, mut hub_client) = pair();
+    let (hub_node, mut node) = pair();
+    let (mut caller, at_hub) = open(&client.session, &mut hub_client.incoming).await;
+    let (to_node, service) = open(&hub_node.session, &mut node.incoming).await;
+    let mut copy = std::pin::pin!(relay(at_hub, to_node));
+    // More than the window towards the service, so that the relay itself waits.
+    let sending = async {
+        caller.send(RecordKind::Data, &[7; 400_000]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        copied = &mut copy => panic!("{copied:?}"),
+        () = sending => {}
+    }
+    drop(caller);
+    let copied = soon("the end of the relay", &mut copy).await;
+    assert!(matches!(copied.end, Err(SpliceError::Peer(StreamEnd::Dropped))), "{copied:?}");
+    soon("the books", common::empty(&hub_client)).await;
+    drop(service);
 }

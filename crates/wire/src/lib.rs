@@ -26,6 +26,7 @@ pub mod handshake;
 pub mod id;
 pub mod limits;
 pub mod liveness;
+mod nearest;
 pub mod open;
 pub mod record;
 pub mod refusal;
@@ -44,6 +45,7 @@ pub use handshake::{
 };
 pub use id::{Generation, IdError, Instance, NodeId, Nonce, ServiceName, SessionId};
 pub use liveness::{Death, Liveness, LivenessAction, Pulse};
+pub use nearest::nearest;
 pub use open::{Accepted, Caller, Open, OpenKind, Opened};
 pub use record::{Delivery, EndStatus, Record, RecordDecoder, RecordError, RecordKind};
 pub use refusal::Refusal;

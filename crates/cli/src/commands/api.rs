@@ -2,7 +2,7 @@
 
 use reachback_client::{CallError, Client};
 use reachback_explorer::{NodeState, NodeView};
-use reachback_wire::{Code, NodeId, Target};
+use reachback_wire::{Code, NodeId, Target, nearest};
 use serde_json::Value;
 
 use crate::{
@@ -11,7 +11,6 @@ use crate::{
     environment::Environment,
     exit::{Exit, Failure},
     limits,
-    nearest::nearest,
 };
 
 /// Calls one method over a session of its own.

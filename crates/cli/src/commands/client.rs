@@ -61,7 +61,7 @@ pub(crate) fn no_explorer(address: &Address, code: Code, reason: &str) -> Failur
         (Code::PeerUnreachable, Address::Unix(_)) => {
             "; start an explorer on this machine with `reachback explorer`, or name one: --explorer HOST:PORT"
         }
-        (Code::PeerUnreachable, Address::Tcp { .. }) => "; is it running, and is that its address?",
+        (Code::PeerUnreachable, Address::Tcp { .. }) => "; is an explorer running, and is that its address?",
         _ => "",
     };
     Failure::coded(code, format_args!("{reason}{remedy}"))

@@ -4,6 +4,7 @@ use std::io;
 
 use reachback_client::pipe;
 use reachback_link::{SpliceError, StreamEnd};
+use reachback_wire::Code;
 
 use crate::{
     args::ConnectArguments,
@@ -34,6 +35,10 @@ pub(crate) async fn run(arguments: ConnectArguments, environment: &Environment) 
             format_args!("the other end reset the stream to {target}: {text} ({amount})"),
         )),
         Err(SpliceError::Stopped(why)) => Err(why.into()),
+        Err(SpliceError::Peer(StreamEnd::Lost(end))) => Err(Failure::coded(
+            Code::Lost,
+            format_args!("the stream to {target} was cut off with its line: {end} ({amount})"),
+        )),
         Err(SpliceError::Peer(end)) => {
             Err(Failure::coded(end.code(), format_args!("the stream to {target} broke: {end} ({amount})")))
         }

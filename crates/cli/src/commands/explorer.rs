@@ -13,10 +13,10 @@ use crate::{
     open_files,
     output::Output,
     paths,
-    signals::Signals,
+    signals::{Asked, Signals},
 };
 
-/// Runs until a signal; says goodbye to every peer and removes the socket file.
+/// Runs until SIGINT or SIGTERM; says goodbye to every peer and removes the socket file.
 pub(crate) async fn run(
     arguments: ExplorerArguments,
     environment: &Environment,
@@ -39,9 +39,14 @@ pub(crate) async fn run(
              what passes, register as any node and open every service",
         );
     }
-    let result = tokio::select! {
-        _ = signals.next() => Ok(()),
-        reason = explorer.failed() => Err(Failure::new(Exit::Failed, reason)),
+    let result = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::End(_) => break Ok(()),
+                Asked::Hangup => output.status("SIGHUP: nothing to do; a changed configuration needs a restart"),
+            },
+            reason = explorer.failed() => break Err(Failure::new(Exit::Failed, reason)),
+        }
     };
     signals.orderly(explorer.shutdown()).await?;
     result
@@ -80,6 +85,9 @@ fn not_started(error: StartError) -> Failure {
         StartError::Listen { source, .. } | StartError::Socket(SocketError::Io { source, .. }) => {
             match source.kind() {
                 io::ErrorKind::PermissionDenied => Exit::Denied,
+                io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::ReadOnlyFilesystem => Exit::Config,
                 _ => Exit::TryAgain,
             }
         }

@@ -3,7 +3,7 @@
 //! An explorer that can't be reached at the start is an error, because the address is then most often wrong. Once the
 //! line has stood it is dialled again for ever.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, pin::pin, sync::Arc, time::Duration};
 
 use futures::future::{FutureExt, join_all, select_all};
 use reachback_client::{Forward, LineState, Reconnecting, Uplink};
@@ -15,13 +15,13 @@ use crate::{
     args::ForwardArguments,
     commands::{
         client,
-        line::{Change, Told, short},
+        line::{AT_SIGHUP, Change, Told, short},
     },
     config::{duration::Span, port_spec::PortSpec},
     environment::Environment,
     exit::{Exit, Failure},
     output::Output,
-    signals::Signals,
+    signals::{Asked, Signals},
 };
 
 /// Opens the ports, says where they lead, and keeps them open until a signal.
@@ -40,9 +40,20 @@ pub(crate) async fn run(
     let line = Arc::new(Reconnecting::start(way.net, way.address, client::options()?));
     let wait = arguments.wait.map(|Span(wait)| wait);
     let mut forwards = Vec::new();
-    let result = tokio::select! {
-        _ = signals.next() => Ok(()),
-        failure = forward(&line, &address, specs, wait, &mut forwards, output) => Err(failure),
+    let result = {
+        let mut forwarding = pin!(forward(&line, &address, specs, wait, &mut forwards, output));
+        loop {
+            tokio::select! {
+                asked = signals.next() => match asked {
+                    Asked::End(_) => break Ok(()),
+                    Asked::Hangup => {
+                        output.status(AT_SIGHUP);
+                        line.dial_now();
+                    }
+                },
+                failure = &mut forwarding => break Err(failure),
+            }
+        }
     };
     signals
         .orderly(async {
@@ -174,10 +185,9 @@ pub(crate) async fn first_session(
 
 /// One line per change that matters. Returns when there is nothing more to tell.
 pub(crate) async fn tell(states: &mut watch::Receiver<LineState>, address: &Address, output: Output) {
-    let mut told = Told::default();
     // That it stands is what the first lines said.
-    told.change(&states.borrow_and_update().clone());
-    while states.changed().await.is_ok() {
+    let mut told = Told::online();
+    loop {
         match told.change(&states.borrow_and_update().clone()) {
             None => {}
             Some(Change::Online { explorer, .. }) => {
@@ -190,6 +200,9 @@ pub(crate) async fn tell(states: &mut watch::Receiver<LineState>, address: &Addr
                 "no line to {address}: {reason}; the ports are closed; next attempt in {}",
                 short(wait)
             )),
+        }
+        if states.changed().await.is_err() {
+            return;
         }
     }
 }

@@ -6,6 +6,9 @@ use reachback_client::LineState;
 use reachback_link::Pulse;
 use tokio::time::Instant;
 
+/// What is done at SIGHUP, and what is not.
+pub(crate) const AT_SIGHUP: &str = "SIGHUP: what is down is dialled now; the configuration is not read again";
+
 /// What was said last about one line.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
@@ -41,6 +44,11 @@ pub(crate) enum Change {
 }
 
 impl Told {
+    /// Something else has said already that the line stands.
+    pub(crate) fn online() -> Self {
+        Self { last: Some(Said::Online) }
+    }
+
     /// The change that `state` is, unless it was told already. Attempts that fail for the same reason as the one
     /// before are no change.
     pub(crate) fn change(&mut self, state: &LineState) -> Option<Change> {
@@ -121,6 +129,9 @@ mod tests {
         ] {
             assert_eq!(told.change(&state), expected, "{state:?}");
         }
+        let mut told = Told::online();
+        assert_eq!(told.change(&serving(Pulse::Live)), None);
+        assert_eq!(told.change(&serving(Pulse::Late)), Some(Change::Late));
     }
 
     #[test]

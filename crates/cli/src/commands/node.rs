@@ -1,6 +1,6 @@
 //! `reachback node`: runs the agent and tells how each of its lines is.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use reachback_link::RealNet;
 use reachback_node::{ControlSocket, LineStatus, Node, NodeConfig};
@@ -10,7 +10,7 @@ use crate::{
     args::NodeArguments,
     commands::{
         forward,
-        line::{Change, Told, short},
+        line::{AT_SIGHUP, Change, Told, short},
     },
     config::{
         self,
@@ -22,10 +22,10 @@ use crate::{
     open_files,
     output::Output,
     paths,
-    signals::Signals,
+    signals::{Asked, Signals},
 };
 
-/// Runs until a signal; says goodbye to every explorer.
+/// Runs until SIGINT or SIGTERM, dials at once at SIGHUP; says goodbye to every explorer.
 pub(crate) async fn run(
     arguments: NodeArguments,
     environment: &Environment,
@@ -54,14 +54,24 @@ pub(crate) async fn run(
         }
     };
     let mut states = node.states();
-    let result = tokio::select! {
-        _ = signals.next() => Ok(()),
-        reason = node.failed() => Err(Failure::new(Exit::Failed, reason)),
-        error = forward::broken(&mut forwards) => {
-            Err(Failure::new(Exit::Failed, format_args!("a forwarded port broke: {error}")))
+    let mut telling = pin!(tell(&mut states, &words, output));
+    let mut doors = pin!(doors);
+    let result = loop {
+        tokio::select! {
+            asked = signals.next() => match asked {
+                Asked::End(_) => break Ok(()),
+                Asked::Hangup => {
+                    output.status(AT_SIGHUP);
+                    node.dial_now();
+                }
+            },
+            reason = node.failed() => break Err(Failure::new(Exit::Failed, reason)),
+            error = forward::broken(&mut forwards) => {
+                break Err(Failure::new(Exit::Failed, format_args!("a forwarded port broke: {error}")));
+            }
+            () = &mut doors => break Err(Failure::new(Exit::Failed, "the forwarded ports ended")),
+            () = &mut telling => break Err(Failure::new(Exit::Failed, "the node ended by itself")),
         }
-        () = doors => Err(Failure::new(Exit::Failed, "the forwarded ports ended")),
-        () = tell(&mut states, &words, output) => Err(Failure::new(Exit::Failed, "the node ended by itself")),
     };
     let end = async {
         for forward in forwards {

@@ -200,12 +200,7 @@ fn publications(
     origins: &mut Origins,
 ) -> Result<Vec<Publication>, Failure> {
     const VARIABLE: &str = "REACHBACK_PUBLISH";
-    let listed = environment
-        .list(VARIABLE, &[','])
-        .map(|entry| {
-            PortSpec::with_port(entry).map_err(|why| Failure::usage(format_args!("{VARIABLE}: {why}")))
-        })
-        .collect::<Result<_, _>>()?;
+    let listed = environment.entries(VARIABLE, &[','], PortSpec::with_port)?;
     let tables = file.into_iter().map(|table| PortSpec { listen: table.listen.0, target: table.target.0 });
     let sources =
         [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables.collect())];
@@ -215,32 +210,18 @@ fn publications(
 
 #[cfg(test)]
 mod tests {
-    use std::{io::Write, time::Duration};
-
-    use clap::Parser;
-    use tempfile::NamedTempFile;
+    use std::time::Duration;
 
     use super::*;
-    use crate::args::{Arguments, Command};
+    use crate::{args::Command, config::typed::typed};
 
     fn resolved(
         flags: &[&str],
         variables: &[(&str, &str)],
         file: Option<&str>,
     ) -> Result<ExplorerConfig, Failure> {
-        let mut line = vec!["reachback", "explorer"];
-        line.extend(flags);
-        let held = file.map(|text| {
-            let mut held = NamedTempFile::new().unwrap();
-            held.write_all(text.as_bytes()).unwrap();
-            held
-        });
-        if let Some(held) = &held {
-            line.extend(["--config", held.path().to_str().unwrap()]);
-        }
-        let Command::Explorer(arguments) = Arguments::try_parse_from(line).unwrap().command else { panic!() };
-        let environment =
-            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (command, _file, environment) = typed("explorer", flags, variables, file);
+        let Command::Explorer(arguments) = command else { panic!() };
         resolve(arguments, &environment, true, &mut Origins::default())
     }
 

@@ -8,9 +8,10 @@ use std::{
     str::FromStr,
 };
 
+use reachback_wire::nearest;
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
-use crate::{exit::Failure, nearest::nearest};
+use crate::exit::Failure;
 
 /// A file that can't be used; each says where and what to write instead.
 #[derive(Debug, thiserror::Error)]

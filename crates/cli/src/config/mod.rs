@@ -40,3 +40,40 @@ fn own_id(
     origins.note("id", &host, Origin::Default);
     Ok(host)
 }
+
+#[cfg(test)]
+mod typed {
+    use std::io::Write;
+
+    use clap::Parser;
+    use tempfile::NamedTempFile;
+
+    use crate::{
+        args::{Arguments, Command},
+        environment::Environment,
+    };
+
+    /// What clap makes of `reachback COMMAND FLAGS`, with `--config` if there is a file, which lives as long as the
+    /// second value; and an environment.
+    pub(super) fn typed(
+        command: &str,
+        flags: &[&str],
+        variables: &[(&str, &str)],
+        file: Option<&str>,
+    ) -> (Command, Option<NamedTempFile>, Environment) {
+        let mut line = vec!["reachback", command];
+        line.extend(flags);
+        let held = file.map(|text| {
+            let mut held = NamedTempFile::new().unwrap();
+            held.write_all(text.as_bytes()).unwrap();
+            held
+        });
+        if let Some(held) = &held {
+            line.extend(["--config", held.path().to_str().unwrap()]);
+        }
+        let command = Arguments::try_parse_from(line).unwrap().command;
+        let environment =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        (command, held, environment)
+    }
+}

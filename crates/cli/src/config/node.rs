@@ -174,10 +174,7 @@ fn explorers(
     origins: &mut Origins,
 ) -> Result<Vec<Address>, Failure> {
     const VARIABLE: &str = "EXPLORER_ADDRESSES";
-    let listed: Vec<Address> = environment
-        .list(VARIABLE, &[','])
-        .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
-        .collect::<Result<_, _>>()?;
+    let listed: Vec<Address> = environment.entries(VARIABLE, &[','], str::parse)?;
     let local = || paths::explorer_socket(environment, root).map(Address::Unix);
     let mut sources = vec![
         (Origin::Typed, typed),
@@ -198,10 +195,7 @@ fn services(
 ) -> Result<Vec<Service>, Failure> {
     const VARIABLE: &str = "REACHBACK_SERVICE";
     let typed = typed.iter().map(|entry| entry.parse().map_err(Failure::usage)).collect::<Result<_, _>>()?;
-    let listed: Vec<Service> = environment
-        .list(VARIABLE, &[' ', '\n', '\t'])
-        .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
-        .collect::<Result<_, _>>()?;
+    let listed: Vec<Service> = environment.entries(VARIABLE, &[' ', '\n', '\t'], str::parse)?;
     let tables = file.into_iter().map(|table| {
         let mut service = Service::new(table.name.0, table.address.0);
         if let Some(framing) = table.framing {
@@ -225,15 +219,13 @@ fn labels(
     file: BTreeMap<String, String>,
     origins: &mut Origins,
 ) -> Result<Vec<(String, String)>, Failure> {
-    const VARIABLE: &str = "REACHBACK_LABEL";
     let split = |entry: &str| match entry.split_once('=') {
         Some((key, value)) => Ok((key.trim().to_owned(), value.trim().to_owned())),
-        None => {
-            Err(Failure::usage(format_args!("label \"{entry}\": write KEY=VALUE, for example region=eu")))
-        }
+        None => Err(format!("label \"{entry}\": write KEY=VALUE, for example region=eu")),
     };
-    let typed = typed.iter().map(|entry| split(entry)).collect::<Result<Vec<_>, _>>()?;
-    let listed = environment.list(VARIABLE, &[',']).map(split).collect::<Result<Vec<_>, _>>()?;
+    let typed = typed.iter().map(|entry| split(entry).map_err(Failure::usage)).collect::<Result<_, _>>()?;
+    const VARIABLE: &str = "REACHBACK_LABEL";
+    let listed = environment.entries(VARIABLE, &[','], split)?;
     let sources = [
         (Origin::Typed, typed),
         (Origin::Variable(VARIABLE), listed),
@@ -244,13 +236,8 @@ fn labels(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
-    use clap::Parser;
-    use tempfile::NamedTempFile;
-
     use super::*;
-    use crate::args::{Arguments, Command};
+    use crate::{args::Command, config::typed::typed};
 
     fn resolved(
         flags: &[&str],
@@ -261,19 +248,8 @@ mod tests {
     }
 
     fn setup(flags: &[&str], variables: &[(&str, &str)], file: Option<&str>) -> Result<NodeSetup, Failure> {
-        let mut line = vec!["reachback", "node"];
-        line.extend(flags);
-        let held = file.map(|text| {
-            let mut held = NamedTempFile::new().unwrap();
-            held.write_all(text.as_bytes()).unwrap();
-            held
-        });
-        if let Some(held) = &held {
-            line.extend(["--config", held.path().to_str().unwrap()]);
-        }
-        let Command::Node(arguments) = Arguments::try_parse_from(line).unwrap().command else { panic!() };
-        let environment =
-            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let (command, _file, environment) = typed("node", flags, variables, file);
+        let Command::Node(arguments) = command else { panic!() };
         resolve(arguments, &environment, true, &mut Origins::default())
     }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::StreamExt;
 use reachback_link::ListenAddress;
-use reachback_wire::{Code, NodeId, Open, Refusal, text::sanitize};
+use reachback_wire::{Code, NodeId, Open, Refusal, nearest, text::sanitize};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
@@ -29,7 +29,6 @@ use crate::{
     entry::NodeState,
     hub::Hub,
     limits,
-    nearest::nearest,
     registry::Unforgettable,
     view::{NodeView, NodesView},
 };

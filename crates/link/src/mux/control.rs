@@ -67,8 +67,7 @@ impl Control {
         (PollSender::new(sender), ControlInbox(receiver))
     }
 
-    pub(super) fn new(side: Side, mut raw: Raw, inbox: PollSender<Box<ControlMessage>>) -> Self {
-        raw.uncounted();
+    pub(super) fn new(side: Side, raw: Raw, inbox: PollSender<Box<ControlMessage>>) -> Self {
         let (phase, stage, out) = match side {
             Side::Dialer => {
                 (Phase::AnswerExpected, Stage::OpenReply, frame::encode(FrameType::Open, &Open::control()))

@@ -52,8 +52,7 @@ impl From<FrameError> for NoOpen {
 impl Incoming {
     /// The next one; `None` once the session is over. Cancel-safe.
     pub async fn next(&mut self) -> Option<Inbound> {
-        let mut raw = self.0.recv().await?;
-        raw.uncounted();
+        let raw = self.0.recv().await?;
         Some(Inbound { raw, frames: FrameDecoder::new(Stage::OpenExpected), answered: false })
     }
 }

@@ -90,9 +90,9 @@ impl Layer {
         self.received
     }
 
-    /// Whether everything handed to the layer is with the transport.
+    /// Whether everything handed to the layer is with the transport, to the end of a frame.
     pub(super) fn is_flushed(&self) -> bool {
-        self.collected_len() == 0 && self.pongs.is_empty()
+        self.collected_len() == 0 && self.pongs.is_empty() && self.is_between_frames()
     }
 
     /// Really flushes. The crate asks for a flush after every frame; the driver calls this when the crate has nothing
@@ -327,12 +327,16 @@ impl Layer {
     }
 
     fn collect_pongs(&mut self) {
-        if matches!(self.writing, Writing::Header { have: 0, .. }) {
+        if self.is_between_frames() {
             let room = limits::WRITE_BATCH.saturating_sub(self.collected_len()) / header::LEN;
             for value in self.pongs.drain(..room.min(self.pongs.len())) {
                 self.collected.extend_from_slice(&Header::pong(value));
             }
         }
+    }
+
+    fn is_between_frames(&self) -> bool {
+        matches!(self.writing, Writing::Header { have: 0, .. })
     }
 
     fn collected_len(&self) -> usize {

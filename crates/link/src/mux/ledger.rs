@@ -44,7 +44,11 @@ struct Entry {
     local_done: bool,
     remote_done: bool,
     remote_finished: bool,
+    /// Reset by the peer, whatever of it is still unread.
+    reset: bool,
     condemned: bool,
+    /// An owner that does not read now and wants to know when the stream is torn.
+    watcher: Option<Waker>,
 }
 
 /// A frame that breaks the rules of the stream it names.
@@ -92,6 +96,10 @@ impl Ledger {
         }
         entry.remote_finished |= header.has(header::FIN);
         entry.remote_done |= header.has(header::FIN | header::RST);
+        if header.has(header::RST) {
+            entry.reset = true;
+            entry.wake_watcher();
+        }
         let (over, gone) = (entry.unread > limits::STREAM_UNREAD_MAX, entry.local_done && entry.remote_done);
         if gone {
             self.entries.remove(&header.stream);
@@ -123,20 +131,28 @@ impl Ledger {
         }
     }
 
-    /// The owner is done. `finished`: both directions ended in order and our FIN is on its way, so the peer's comes.
-    pub(super) fn detach(&mut self, stream: u32, finished: bool) {
+    /// The owner is done. `closed`: both directions ended in order and our FIN is on its way, so the peer's comes.
+    pub(super) fn detach(&mut self, stream: u32, closed: bool) {
         let Some(entry) = self.entries.get_mut(&stream) else { return };
         let unread = std::mem::take(&mut entry.unread);
         self.unread -= unread;
         self.budget.give_back(unread);
         entry.local_done = true;
-        let awaited = entry.permit.is_some() && finished && !entry.remote_done;
+        let awaited = entry.permit.is_some() && closed && !entry.remote_done;
         if !awaited && entry.sending == 0 {
             self.entries.remove(&stream);
         } else if !awaited {
             // Its last frames are still to be written; nothing more is awaited from the peer.
             entry.remote_done = true;
         }
+    }
+
+    /// Whether a stream was reset or cut off, or its session is over; if not, `waker` is woken when it is. Reading tells
+    /// that too, but only behind what came before, and only to who reads.
+    pub(super) fn is_torn(&mut self, stream: u32, waker: &Waker) -> bool {
+        let Some(entry) = self.entries.get_mut(&stream) else { return true };
+        entry.watcher = Some(waker.clone());
+        entry.reset || entry.condemned
     }
 
     /// Whether a stream may hand over `len` more bytes for sending; if not, `waker` is woken when it may try again.
@@ -152,28 +168,28 @@ impl Ledger {
         false
     }
 
-    /// A stream handed over a frame with `body` bytes.
+    /// A stream is about to hand over a frame with `body` bytes.
     pub(super) fn handed_over(&mut self, stream: u32, body: usize) {
         self.sending += body;
+        self.budget.take(body);
         if let Some(entry) = self.entries.get_mut(&stream) {
             entry.sending += body;
         }
     }
 
+    /// Whether anything this stream handed over has not been written yet.
+    pub(super) fn is_sending(&self, stream: u32) -> bool {
+        self.entries.get(&stream).is_some_and(|entry| entry.sending > 0)
+    }
+
+    /// The mux did not take these last `body` bytes of what was to be handed over.
+    pub(super) fn not_taken(&mut self, stream: u32, body: usize) {
+        self.no_longer_sending(stream, body);
+    }
+
     /// A frame's header went out, its body follows at once.
     pub(super) fn sent(&mut self, header: &Header) {
-        let body = header.body();
-        if body == 0 {
-            return;
-        }
-        self.sending = self.sending.saturating_sub(body);
-        if let Some(entry) = self.entries.get_mut(&header.stream) {
-            entry.sending = entry.sending.saturating_sub(body);
-            if entry.sending == 0 && entry.local_done && entry.remote_done {
-                self.entries.remove(&header.stream);
-            }
-        }
-        self.wake_senders();
+        self.no_longer_sending(header.stream, header.body());
     }
 
     /// Streams to be cut off, their memory already given back: cutting is the driver's task, since they may be locked
@@ -185,6 +201,7 @@ impl Ledger {
                 let unread = std::mem::take(&mut entry.unread);
                 self.unread -= unread;
                 self.budget.give_back(unread);
+                entry.wake_watcher();
                 cores.push(entry.core.clone());
             }
         }
@@ -203,12 +220,29 @@ impl Ledger {
 
     /// The session is over: everything is given back, everyone who waits is woken to find that out.
     pub(super) fn close(&mut self) {
-        self.budget.give_back(std::mem::take(&mut self.unread));
-        self.entries.clear();
-        self.sending = 0;
+        self.budget.give_back(std::mem::take(&mut self.unread) + std::mem::take(&mut self.sending));
+        for (_, mut entry) in std::mem::take(&mut self.entries) {
+            entry.wake_watcher();
+        }
         for (_, waker) in self.waiting_to_send.drain(..) {
             waker.wake();
         }
+    }
+
+    fn no_longer_sending(&mut self, stream: u32, body: usize) {
+        if body == 0 {
+            return;
+        }
+        let gone = body.min(self.sending);
+        self.sending -= gone;
+        self.budget.give_back(gone);
+        if let Some(entry) = self.entries.get_mut(&stream) {
+            entry.sending = entry.sending.saturating_sub(body);
+            if entry.sending == 0 && entry.local_done && entry.remote_done {
+                self.entries.remove(&stream);
+            }
+        }
+        self.wake_senders();
     }
 
     /// Wakes as many as there is room for, in the order they came; all of them once nothing is under way any more,
@@ -240,6 +274,14 @@ impl Ledger {
         {
             entry.condemned = true;
             self.victims.push(stream);
+        }
+    }
+}
+
+impl Entry {
+    fn wake_watcher(&mut self) {
+        if let Some(watcher) = self.watcher.take() {
+            watcher.wake();
         }
     }
 }
@@ -346,7 +388,7 @@ mod tests {
 
     #[test]
     fn a_full_send_queue_still_takes_one_small_record_a_stream() {
-        let (mut ledger, _budget) = ledger();
+        let (mut ledger, budget) = ledger();
         let waker = Waker::noop();
         for stream in [1, 3] {
             ledger.attach(stream, Weak::new(), None);
@@ -355,11 +397,14 @@ mod tests {
             ledger.handed_over(1, 65_536);
         }
         assert!(ledger.sending >= limits::SESSION_SENDING_MAX);
+        assert_eq!(budget.used(), ledger.sending, "what waits to be sent is memory of the process too");
         assert!(!ledger.may_send(3, 65_536, waker));
         assert!(ledger.may_send(3, limits::SMALL_RECORD, waker));
         ledger.handed_over(3, 100);
         assert!(!ledger.may_send(3, 100, waker), "one, not two");
         ledger.sent(&data(1, 0, 65_536));
         assert!(ledger.may_send(3, 65_536, waker));
+        drop(ledger);
+        assert_eq!(budget.used(), 0);
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct Shared {
     pub(super) stands: watch::Sender<bool>,
     rtt_us: AtomicU64,
     requests: mpsc::Sender<Request>,
+    /// A wish to end does not queue behind what can't be sent.
+    closing: mpsc::Sender<SessionEnd>,
     permits: Arc<Semaphore>,
     max_open: u32,
     end: Mutex<Option<SessionEnd>>,
@@ -90,8 +92,13 @@ pub(super) enum Request {
     Send(Box<ControlMessage>),
     /// A heartbeat now; told when it is answered.
     Probe(oneshot::Sender<()>),
-    /// Say goodbye and end.
-    Close(SessionEnd),
+}
+
+/// What the driver is told, in two queues.
+pub(super) struct Requests {
+    pub(super) work: mpsc::Receiver<Request>,
+    /// Say goodbye and end, for this reason.
+    pub(super) closing: mpsc::Receiver<SessionEnd>,
 }
 
 impl Session {
@@ -114,8 +121,6 @@ impl Session {
             }
             Err(_) => return Err(OpenError::Timeout),
         };
-        // Until the peer has said yes this is no substream to anyone, and its end is not counted as one.
-        raw.uncounted();
         let answer = match timeout_at(deadline, negotiate(&mut raw, &open)).await {
             Ok(answer) => answer,
             Err(_) => Err(OpenError::Timeout),
@@ -146,13 +151,8 @@ impl Session {
     /// Ends the session for this reason. The peer is told with `Bye` if the transport takes it within
     /// [`limits::CLOSE_FLUSH`]; unfinished substreams end `lost`.
     pub fn close(&self, code: Code, message: &str) {
-        let end = SessionEnd::new(code, message);
-        if let Err(mpsc::error::TrySendError::Full(_)) =
-            self.shared.requests.try_send(Request::Close(end.clone()))
-        {
-            // The driver has more to do than it can: no goodbye, but an end.
-            self.shared.set_end(end.code, end.message);
-        }
+        // Room for one: who comes second, or after the end, changes nothing.
+        let _ = self.shared.closing.try_send(SessionEnd::new(code, message));
     }
 
     /// Why the session is over, once it is.
@@ -258,8 +258,9 @@ async fn negotiate(raw: &mut Raw, open: &Open) -> Result<bytes::Bytes, OpenError
 }
 
 impl Shared {
-    pub(super) fn new(config: &SessionConfig) -> (Arc<Self>, mpsc::Receiver<Request>) {
-        let (requests, inbox) = mpsc::channel(limits::SESSION_REQUESTS);
+    pub(super) fn new(config: &SessionConfig) -> (Arc<Self>, Requests) {
+        let (requests, work) = mpsc::channel(limits::SESSION_REQUESTS);
+        let (closing, close) = mpsc::channel(1);
         let shared = Self {
             stats: Arc::clone(&config.stats),
             budget: Arc::clone(&config.budget),
@@ -269,12 +270,13 @@ impl Shared {
             stands: watch::Sender::new(false),
             rtt_us: AtomicU64::new(0),
             requests,
+            closing,
             permits: Arc::new(Semaphore::new(config.max_open as usize)),
             max_open: config.max_open,
             end: Mutex::new(None),
             ended: CancellationToken::new(),
         };
-        (Arc::new(shared), inbox)
+        (Arc::new(shared), Requests { work, closing: close })
     }
 
     /// Ends the session for everyone who looks. The first reason stands.

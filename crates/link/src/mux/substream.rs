@@ -176,6 +176,13 @@ impl Substream {
         }
     }
 
+    /// For who can't read now: ready when the peer has reset it, or it was cut off, or the session is over, before both
+    /// sides have ended it. What is still unread may be read all the same. After our own `End` it says nothing, since
+    /// a peer that is through with it may reset it too.
+    pub(crate) fn poll_torn(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+        if self.sent_end { Poll::Pending } else { self.raw.poll_torn(cx) }
+    }
+
     /// Whether both sides have ended it in order.
     pub fn is_finished(&self) -> bool {
         self.sent_end && self.received_end
@@ -294,7 +301,7 @@ impl Raw {
             hold: false,
             held: Vec::new(),
             partly_written: false,
-            outcome: Outcome::Unfinished,
+            outcome: Outcome::Uncounted,
         }
     }
 
@@ -319,12 +326,7 @@ impl Raw {
         }
     }
 
-    /// Its end is not counted: it never was a substream to anyone above.
-    pub(super) fn uncounted(&mut self) {
-        self.outcome = Outcome::Uncounted;
-    }
-
-    /// It is a substream from now on: how it ends is counted.
+    /// The open was answered with yes: from now on it is a substream to someone above, and how it ends is counted.
     pub(super) fn counted(&mut self) {
         self.outcome = Outcome::Unfinished;
     }
@@ -346,6 +348,14 @@ impl Raw {
                 Poll::Ready(Ok(Bytes::from_owner(packet)))
             }
             Some(Err(_)) | None => Poll::Ready(Err(self.end())),
+        }
+    }
+
+    fn poll_torn(&self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
+        if self.shared.ledger.lock().is_torn(self.id, cx.waker()) {
+            Poll::Ready(self.end())
+        } else {
+            Poll::Pending
         }
     }
 
@@ -371,14 +381,20 @@ impl Raw {
 
     /// One write, whatever else is under way.
     fn poll_write_now(&mut self, cx: &mut Context<'_>, record: &mut Outgoing) -> Poll<Result<(), StreamEnd>> {
-        let polled: io::Result<usize> = match &mut *self.core.stream.lock() {
-            Some(stream) => ready!(Pin::new(stream).poll_write(cx, &record.bytes[record.from..])),
-            None => Err(io::ErrorKind::BrokenPipe.into()),
+        let left = record.bytes.len() - record.from;
+        // Counted first: on another thread the mux may have written it all before the call that hands it over is back.
+        self.shared.ledger.lock().handed_over(self.id, left);
+        let polled = match &mut *self.core.stream.lock() {
+            Some(stream) => Pin::new(stream).poll_write(cx, &record.bytes[record.from..]),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         };
-        let Ok(n) = polled else { return Poll::Ready(Err(self.end())) };
-        record.from += n;
+        let taken = if let Poll::Ready(Ok(n)) = &polled { *n } else { 0 };
+        self.shared.ledger.lock().not_taken(self.id, left - taken);
+        if ready!(polled).is_err() {
+            return Poll::Ready(Err(self.end()));
+        }
+        record.from += taken;
         self.partly_written = record.from < record.bytes.len();
-        self.shared.ledger.lock().handed_over(self.id, n);
         Poll::Ready(Ok(()))
     }
 
@@ -396,14 +412,13 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         let finished = self.outcome == Outcome::Finished;
-        if let Some(mut stream) = self.core.stream.lock().take()
-            && finished
-        {
-            // Both `End`s have passed: now the mux may know. If its queue is full the drop resets, which nobody can
-            // tell from an end any more.
-            let _ = Pin::new(&mut stream).poll_close(&mut Context::from_waker(Waker::noop()));
-        }
-        self.shared.ledger.lock().detach(self.id, finished);
+        // Both `End`s have passed: now the mux may know. If its queue is full the drop resets, which nobody can tell
+        // from an end any more; but a reset is not answered, so then no answer is awaited.
+        let closed = self.core.stream.lock().take().is_some_and(|mut stream| {
+            let mut cx = Context::from_waker(Waker::noop());
+            finished && Pin::new(&mut stream).poll_close(&mut cx).is_ready()
+        });
+        self.shared.ledger.lock().detach(self.id, closed);
         if self.outcome == Outcome::Unfinished {
             let stats = &self.shared.stats;
             stats::count(if self.shared.end().is_some() {

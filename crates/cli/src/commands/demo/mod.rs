@@ -24,7 +24,7 @@ pub(crate) async fn run(arguments: DemoArguments, output: Output) -> Result<(), 
     output.result(concat!(
         "reachback ",
         env!("CARGO_PKG_VERSION"),
-        " demo: an explorer, three nodes and their services, in this process and on loopback only"
+        " demo: an explorer and three nodes, in this process, on loopback"
     ))?;
     let (mut world, scene) = tokio::select! {
         _ = signals.next() => return Ok(()),

@@ -2,6 +2,7 @@
 
 use std::{io, net::SocketAddr, path::Path};
 
+use reachback_link::{Listener, Transport};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader},
     net::{TcpListener, UnixListener},
@@ -23,31 +24,30 @@ impl Services {
     pub(super) async fn echo(&mut self) -> io::Result<SocketAddr> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        self.tasks.spawn(async move {
-            let mut visitors = JoinSet::new();
-            loop {
-                tokio::select! {
-                    accepted = listener.accept() => { visitors.spawn(echo(accepted?.0)); }
-                    Some(_) = visitors.join_next() => {}
-                }
-            }
-        });
+        self.serve(listener.into(), echo);
         Ok(address)
     }
 
     /// Answers every HTTP request with one page, on a Unix socket.
     pub(super) fn web(&mut self, socket: &Path) -> io::Result<()> {
-        let listener = UnixListener::bind(socket)?;
+        self.serve(Listener::unix(UnixListener::bind(socket)?, socket.to_owned()), web);
+        Ok(())
+    }
+
+    /// A task per visitor; what a visitor's task comes to is the visitor's affair.
+    fn serve<F>(&mut self, mut listener: Listener, service: fn(Transport) -> F)
+    where
+        F: Future<Output = io::Result<()>> + Send + 'static,
+    {
         self.tasks.spawn(async move {
             let mut visitors = JoinSet::new();
             loop {
                 tokio::select! {
-                    accepted = listener.accept() => { visitors.spawn(web(accepted?.0)); }
+                    visitor = listener.accept() => { visitors.spawn(service(visitor?.socket.into_transport()?)); }
                     Some(_) = visitors.join_next() => {}
                 }
             }
         });
-        Ok(())
     }
 
     /// Resolves only when one of them failed by itself.
