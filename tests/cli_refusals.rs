@@ -65,7 +65,7 @@ fn services_that_cannot_be_are_refused_with_the_nearest_key() {
     let finished = home.run(&["node", "--id", "edge-7", "--service", "rpc=80,framng=http"]);
     says(
         refused(&finished, 64),
-        "error: service \"rpc=80,framng=http\": unknown key \"framng\"; the one there is is \"framing\"",
+        "error: service \"rpc=80,framng=http\": unknown key \"framng\"; there are \"framing\" and \"path\"",
     );
     let finished = home.run(&["node", "--id", "edge-7", "--service", "dns=udp://127.0.0.1:53"]);
     assert!(refused(&finished, 64).contains("UDP is not in this version"), "{}", finished.stderr);
@@ -73,7 +73,7 @@ fn services_that_cannot_be_are_refused_with_the_nearest_key() {
     says(
         refused(&finished, 64),
         "error: \"edge-7\": `reachback node` runs the agent of this machine and takes no name; to see how edge-7 is, type: \
-         reachback nodes",
+         reachback show edge-7",
     );
 }
 
@@ -265,4 +265,157 @@ fn refusals_of_the_explorer_and_the_node_arrive_as_sentences() {
         });
     let stderr = refused(&finished, 69);
     assert!(stderr.contains("edge-7") && finished.stdout.is_empty(), "{stderr}");
+}
+
+/// The texts that somebody meets in the first ten minutes, whole.
+#[test]
+fn the_first_ten_minutes() {
+    let home = Home::new();
+    let nodes = |explorer: &str| home.run(&["nodes", "--explorer", explorer]);
+
+    let local = home.socket().display().to_string();
+    says(
+        refused(&home.run(&["nodes"]), 69),
+        &format!(
+            "peer_unreachable: can't connect to unix://{local}: No such file or directory (os error 2); start an explorer on \
+             this machine with `reachback explorer`, or name one: --explorer HOST:PORT"
+        ),
+    );
+    let closed = services::closed_port().to_string();
+    says(
+        refused(&nodes(&closed), 69),
+        &format!(
+            "peer_unreachable: can't connect to {closed}: Connection refused (os error 111); is it running, and is that \
+             its address?"
+        ),
+    );
+    let finished = nodes("nowhere.invalid");
+    let stderr = refused(&finished, 69);
+    assert!(
+        stderr.starts_with("peer_unreachable: can't connect to nowhere.invalid:9002: ")
+            && stderr.trim_end().ends_with("is it running, and is that its address?"),
+        "{stderr}"
+    );
+    for (answer, shown) in
+        [(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "HTTP"), (b"\x15\x03\x01\x00\x02\x02\x46", "\\x15\\x03")]
+    {
+        let stranger = services::serve(move |mut stream| {
+            use std::io::{Read, Write};
+            drop(stream.read(&mut [0; 1024]));
+            drop(stream.write_all(answer));
+        })
+        .to_string();
+        let finished = nodes(&stranger);
+        let stderr = refused(&finished, 69);
+        let begin = format!(
+            "handshake_failed: {stranger} does not speak the Reachback protocol (the peer doesn't speak the tunnel \
+             protocol: its first bytes are \"{shown}"
+        );
+        assert!(stderr.starts_with(&begin), "{stderr}");
+        assert!(stderr.trim_end().ends_with("; check the address and the port"), "{stderr}");
+    }
+    let finished = home.run(&["nodes", "--explorer", "tls://hub:9002"]);
+    assert!(
+        refused(&finished, 64).contains("TLS is not in this version; use tcp:// on a network you trust"),
+        "{}",
+        finished.stderr
+    );
+}
+
+/// A listener whose queue is full answers no further greeting: to whoever dials it is a firewall that drops.
+#[test]
+fn a_firewall_that_drops_is_named() {
+    let home = Home::new();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(0).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let crowd: Vec<_> = (0..4)
+        .map(|_| {
+            let visitor = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            visitor.set_nonblocking(true).unwrap();
+            // Under way, or never answered: both take the places.
+            drop(visitor.connect(&address.into()));
+            visitor
+        })
+        .collect();
+    let finished = home.run(&["nodes", "--explorer", &address.to_string()]);
+    says(
+        refused(&finished, 124),
+        &format!(
+            "timeout: {address} did not complete the handshake within 10 s; is it an explorer, and is a firewall dropping \
+             packets?"
+        ),
+    );
+    drop(crowd);
+}
+
+#[test]
+fn what_can_go_wrong_with_a_node_and_its_services() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let closed = services::closed_port().to_string();
+    let (web, rpc) = (format!("web={closed}"), format!("rpc={}", services::echo()));
+    let node = home.node(&address, "edge-7", &["--service", &web, "--service", &rpc]);
+    let run = |arguments: &[&str]| home.run(&[arguments, &["--explorer", &address]].concat());
+
+    // Down at the start: the node says so to whoever looks, before anybody calls.
+    let table = reachback_testkit::eventually(cli_support::SOON, "web is known to fail", || {
+        let table = run(&["nodes"]).stdout;
+        if table.contains("web (failing)") { Ok(table) } else { Err(table) }
+    });
+    assert!(table.contains("connection refused"), "{table}");
+
+    says(
+        refused(&run(&["call", "edge-7/rcp", "m"]), 69),
+        "service_not_found: edge-7 has no service rcp, did you mean edge-7/rpc? it has: rpc, web",
+    );
+    says(
+        refused(&run(&["show", "egde-7"]), 69),
+        "node_not_found: hub-1 knows no node egde-7; did you mean edge-7?",
+    );
+    says(
+        refused(&run(&["ssh", "edge-7"]), 69),
+        "service_not_found: edge-7 offers no service called ssh (it offers: rpc, web (failing)); on that machine: \
+         reachback expose ssh=22, or start its node with --service ssh=22",
+    );
+    says(
+        refused(&run(&["call", "edge-7/rpc", "m", "{a: 1}"]), 64),
+        "error: the parameters are no JSON (key must be a string at line 1 column 2); write an object or an array, in \
+         single quotes: '{\"name\": \"a\"}'",
+    );
+    says(
+        refused(&run(&["call", "any/rpc", "m"]), 64),
+        "error: any/rpc means several nodes; add --all to call each of them, or name one: NODE/SERVICE",
+    );
+
+    // The id is taken over by whoever comes later, and the one before is told.
+    let later = home.start(&["node", "--id", "edge-7", "--explorer", &address, "--control-socket", "off"]);
+    later.wait_for_line("edge-7 online", cli_support::SOON).unwrap();
+    let told = node.wait_for_line("edge-7 offline", cli_support::SOON).unwrap();
+    assert!(told.contains("another process with this node id took over"), "{told}");
+    drop((node, later));
+    reachback_testkit::eventually(cli_support::SOON, "edge-7 is offline", || {
+        let finished = run(&["call", "edge-7/rpc", "m"]);
+        let offline = finished.stderr.starts_with("node_offline: ") && finished.status.code() == Some(69);
+        if offline { Ok(()) } else { Err(finished.stderr) }
+    });
+}
+
+#[test]
+fn directories_and_sockets_that_others_own() {
+    let home = Home::new();
+    // A file where a directory is needed can't be written to even by root.
+    fs::write(home.path("file"), "").unwrap();
+    let socket = home.path("file/explorer.sock").display().to_string();
+    let finished = home.run(&["explorer", "--id", "hub-1", "--socket", &socket]);
+    let stderr = finished.stderr.clone();
+    assert!(!finished.status.success() && stderr.contains(&socket), "{stderr}");
+
+    let nobody = home.run(&["expose", "web=80", "--control-socket", "/nowhere/node.sock"]);
+    says(
+        refused(&nobody, 69),
+        "no node at /nowhere/node.sock: No such file or directory (os error 2); no node runs here for this user: start \
+         one, or name its socket: --control-socket PATH",
+    );
 }

@@ -164,9 +164,8 @@ fn the_three_socat_commands_of_old_still_work() {
     let explorer = explorer(&home, Some("127.0.0.1:0"));
     let hub = port(&explorer);
     let path = |name: &str| home.path(name).display().to_string();
-    let socat = |from: String, to: String| {
-        Process::spawn("socat", tools.command("socat").args([from, to])).unwrap()
-    };
+    let socat =
+        |from: String, to: String| Process::spawn("socat", tools.command("socat").args([from, to])).unwrap();
     // 1: an explorer of old had no port of its own; ours may still stand behind socat.
     let bridge = closed_port().port();
     let _first = socat(
@@ -187,7 +186,10 @@ fn the_three_socat_commands_of_old_still_work() {
     );
     eventually(SOON, "socat listens", || TcpStream::connect(("127.0.0.1", inward)));
 
-    let beat = request("heartbeat", json!({"node_id": "compute-1", "socket_path": format!("tcp://127.0.0.1:{inward}")}));
+    let beat = request(
+        "heartbeat",
+        json!({"node_id": "compute-1", "socket_path": format!("tcp://127.0.0.1:{inward}")}),
+    );
     let remote = || UnixStream::connect(home.path("remote.sock")).unwrap();
     assert_eq!(ask(remote(), &beat)["result"]["ok"], true);
     for (size, what) in [(1, "a byte"), (300_000, "many segments")] {

@@ -27,3 +27,6 @@ pub(crate) const DEMO_PAYLOAD: usize = 1 << 20;
 
 /// How long one `explorer.watch` is kept before it is asked for anew: the longest deadline that an open may have.
 pub(crate) const WATCH: Duration = Duration::from_secs(600);
+
+/// How long an explorer may take to say whether a node is there before its port is told to be closed.
+pub(crate) const FIRST_WORD: Duration = Duration::from_secs(2);

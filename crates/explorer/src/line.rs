@@ -8,7 +8,7 @@ use reachback_link::{ControlInbox, Pulse, Session, SessionEnd};
 use reachback_wire::{Code, control::ControlMessage, control::Replaced};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 
 use crate::{entry::Order, limits, registry::Presence};
@@ -22,13 +22,19 @@ pub(crate) struct Line {
     session: Session,
     /// The heartbeat that makes the node online when it is answered.
     confirming: Option<BoxFuture<'static, bool>>,
-    /// Until when a retiring session may finish its streams.
-    retiring_until: Option<Instant>,
+    /// Until when a retiring session may finish its streams, and when to look next whether it has.
+    retiring: Option<Retiring>,
+}
+
+#[derive(Clone, Copy)]
+struct Retiring {
+    until: Instant,
+    look: Instant,
 }
 
 impl Line {
     pub(crate) fn new(presence: Option<Presence>, control: ControlInbox, session: Session) -> Self {
-        Self { presence, control, pulse: session.pulse(), session, confirming: None, retiring_until: None }
+        Self { presence, control, pulse: session.pulse(), session, confirming: None, retiring: None }
     }
 
     /// Follows both sides until the session ends.
@@ -46,8 +52,8 @@ impl Line {
                 }
             };
             let look = async {
-                match self.retiring_until {
-                    Some(_) => sleep(limits::RETIRING_LOOK).await,
+                match self.retiring {
+                    Some(retiring) => sleep_until(retiring.look).await,
                     None => pending().await,
                 }
             };
@@ -75,13 +81,21 @@ impl Line {
                     let order = presence.orders().borrow_and_update().clone();
                     match order {
                         Order::Serve => {}
-                        Order::Retire => self.retiring_until = Some(Instant::now() + limits::RETIRING_MAX),
+                        Order::Retire => {
+                            let (look, until) = (limits::RETIRING_LOOK, limits::RETIRING_MAX);
+                            self.retiring =
+                                Some(Retiring { until: Instant::now() + until, look: Instant::now() + look });
+                        }
                         Order::Leave { code, message } => leave(&self.session, code, &message).await,
                     }
                 }
                 () = look => {
                     let empty = self.session.substreams() == 0;
-                    let due = self.retiring_until.is_some_and(|until| Instant::now() >= until);
+                    let mut due = false;
+                    if let Some(retiring) = &mut self.retiring {
+                        due = Instant::now() >= retiring.until;
+                        retiring.look = Instant::now() + limits::RETIRING_LOOK;
+                    }
                     if empty || due {
                         self.session.close(Code::Replaced, "a newer session of this node has taken over");
                     }

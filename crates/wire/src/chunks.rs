@@ -10,6 +10,9 @@ use bytes::{Buf, Bytes, BytesMut};
 /// An empty queue that once held more pieces than this gives its memory back.
 const PIECES_KEPT: usize = 16;
 
+/// More pieces than this are joined: each costs far more than the one byte it may hold.
+const PIECES_MAX: usize = 128;
+
 /// Bytes in order of arrival.
 #[derive(Debug, Default)]
 pub(crate) struct Chunks {
@@ -22,7 +25,20 @@ impl Chunks {
         if !piece.is_empty() {
             self.len += piece.len();
             self.pieces.push_back(piece);
+            if self.pieces.len() > PIECES_MAX {
+                self.join_last();
+            }
         }
+    }
+
+    /// Makes one piece of the later half.
+    fn join_last(&mut self) {
+        let last = self.pieces.split_off(PIECES_MAX / 2);
+        let mut joined = BytesMut::with_capacity(last.iter().map(Bytes::len).sum());
+        for piece in last {
+            joined.extend_from_slice(&piece);
+        }
+        self.pieces.push_back(joined.freeze());
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -124,6 +140,17 @@ mod tests {
         assert_eq!(chunks.take_all(), "ef");
         assert_eq!(chunks.skip(4), 0);
         assert!(chunks.take_all().is_empty());
+    }
+
+    #[test]
+    fn a_flood_of_tiny_pieces_is_joined_and_nothing_is_lost() {
+        let mut chunks = Chunks::default();
+        let sent: Vec<u8> = (0..10_000u32).map(|n| n as u8).collect();
+        for byte in &sent {
+            chunks.push(Bytes::copy_from_slice(&[*byte]));
+            assert!(chunks.pieces.len() <= PIECES_MAX);
+        }
+        assert_eq!(chunks.take_all(), sent);
     }
 
     #[test]

@@ -17,15 +17,16 @@ Examples:
   reachback call edge-7/rpc list_vms -H 'X-Hero-Context: 7' --wait 30s
   reachback call @explorer/api explorer.status
 
-The result is printed as JSON. An error of the service ends with 1, everything else
-with the code of its kind, and says whether the call can have happened: node_offline
-means that nothing was sent, lost and timeout that nobody knows. Nothing is sent twice.";
+The result is printed as JSON. An error of the service ends with 1, everything
+else with the code of its kind, and says whether the call can have happened:
+node_offline means that nothing was sent, lost and timeout that nobody knows.
+Nothing is sent twice.";
 
 pub(super) const SOCKS_HELP: &str = "\
 Examples:
   reachback socks                              127.0.0.1:1080
   curl -x socks5h://127.0.0.1:1080 http://web.edge-7/
-  reachback socks 127.0.0.1:1081 --via edge-7  hosts behind edge-7, as its node allows
+  reachback socks 1081 --via edge-7           hosts behind edge-7 that it allows
 
 A host is SERVICE.NODE, split at the first dot; the port does not matter.";
 

@@ -21,7 +21,7 @@ Examples:
 pub(super) const STATUS_HELP: &str = "\
 Examples:
   reachback status                 the explorer, and the node of this machine
-  reachback status -q || alarm     nothing printed; 0 means that the explorer answers";
+  reachback status -q || alarm     prints nothing; 0 means the explorer answers";
 
 pub(super) const SSH_HELP: &str = "\
 Examples:
@@ -29,9 +29,9 @@ Examples:
   reachback ssh root@edge-7 uptime
   reachback ssh edge-7 -L 8080:localhost:80
 
-Runs ssh with this program as its ProxyCommand, so keys, known hosts and options are
-ssh's own; host keys are kept under the node's name. The exit code is ssh's. On the
-node: --service ssh=22. For scp, rsync and git see `reachback ssh-config`.";
+Runs ssh with this program as its ProxyCommand, so keys, known hosts and options
+are ssh's own; host keys are kept under the node's name. The exit code is ssh's.
+On the node: --service ssh=22. For scp, rsync, git see `reachback ssh-config`.";
 
 pub(super) const SSH_CONFIG_HELP: &str = "\
 Examples:

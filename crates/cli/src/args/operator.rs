@@ -14,8 +14,8 @@ Examples:
   reachback kick edge-7 --for 10m    and turn it away for ten minutes";
 
 pub(super) const EXPOSE_HELP: &str = "\
-Asks the node that runs on this machine, through its control socket. The service is
-there at once and gone when the node is restarted; put it into node.toml to keep it.
+Asks the node that runs on this machine, through its control socket. The service
+is there at once and gone when the node is restarted; node.toml keeps it.
 
 Examples:
   reachback expose web=8080
@@ -23,17 +23,17 @@ Examples:
   reachback unexpose web";
 
 pub(super) const CHECK_HELP: &str = "\
-Prints each value that would hold, and where it comes from: flag, variable, file or
-default. Nothing is started. Takes the flags of the command itself.
+Prints each value that would hold, and where it comes from: flag, variable, file
+or default. Nothing is started. Takes the flags of the command itself.
 
 Examples:
   reachback check node --config /etc/reachback/node.toml
   reachback check explorer --listen :9002
-  reachback check --config explorer.toml       which of both is seen from its keys";
+  reachback check --config explorer.toml      its keys tell which of both it is";
 
 pub(super) const COMPLETIONS_HELP: &str = "\
 Examples:
-  reachback completions bash > ~/.local/share/bash-completion/completions/reachback
+  reachback completions bash > /etc/bash_completion.d/reachback
   reachback completions zsh > ~/.zfunc/_reachback
   reachback completions fish > ~/.config/fish/completions/reachback.fish";
 

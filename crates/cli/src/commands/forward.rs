@@ -9,7 +9,7 @@ use futures::future::{FutureExt, join_all, select_all};
 use reachback_client::{Forward, LineState, Reconnecting, Uplink};
 use reachback_link::{Address, RealNet};
 use reachback_wire::Target;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     args::ForwardArguments,
@@ -20,6 +20,7 @@ use crate::{
     config::{duration::Span, port_spec::PortSpec},
     environment::Environment,
     exit::{Exit, Failure},
+    limits,
     output::Output,
     signals::{Asked, Signals},
 };
@@ -86,7 +87,7 @@ async fn forward(
     if let Err(failure) = first_session(&mut states, address).await {
         return failure;
     }
-    let doors = doors(forwards, targets, output);
+    let doors = doors(forwards, targets, &client.uplink(), output);
     tokio::select! {
         error = broken(forwards) => Failure::new(Exit::Failed, format_args!("a forwarded port broke: {error}")),
         () = doors => Failure::new(Exit::Failed, "the forwarded ports ended"),
@@ -114,12 +115,15 @@ pub(crate) async fn open(
 pub(crate) fn doors(
     forwards: &[Forward],
     targets: Vec<Target>,
+    uplink: &Uplink,
     output: Output,
 ) -> impl Future<Output = ()> + use<> {
     let doors: Vec<_> = forwards
         .iter()
         .zip(targets)
-        .map(|(forward, target)| door(forward.local().to_string(), target, forward.listening(), output))
+        .map(|(forward, target)| {
+            door(forward.local().to_string(), target, uplink.clone(), forward.listening(), output)
+        })
         .collect();
     async move {
         match doors.is_empty() {
@@ -129,17 +133,36 @@ pub(crate) fn doors(
     }
 }
 
-async fn door(at: String, target: Target, mut listening: watch::Receiver<bool>, output: Output) {
-    output.status(format_args!("{at} -> {target}"));
-    let mut open = true;
-    while listening.changed().await.is_ok() {
-        let now = *listening.borrow_and_update();
-        match (open, now) {
-            (false, true) => output.status(format_args!("{at} -> {target}")),
-            (true, false) => output.status(format_args!("{at} is closed: {target} is offline")),
-            _ => {}
+async fn door(
+    at: String,
+    target: Target,
+    uplink: Uplink,
+    mut listening: watch::Receiver<bool>,
+    output: Output,
+) {
+    // Before a line stands nobody knows whether the node is there, and what is said then is wrong a moment later.
+    stands(&uplink).await;
+    let opened = timeout(limits::FIRST_WORD, listening.wait_for(|open| *open)).await;
+    let mut open = opened.is_ok_and(|listening| listening.is_ok());
+    loop {
+        match open {
+            true => output.status(format_args!("{at} -> {target}")),
+            false => output.status(format_args!("{at} is closed: {target} is offline")),
         }
-        open = now;
+        let Ok(now) = listening.wait_for(|now| *now != open).await else { return };
+        open = *now;
+    }
+}
+
+/// Waits until one of the lines has a session.
+async fn stands(uplink: &Uplink) {
+    let lines = uplink.lines().iter().map(|line| {
+        let mut session = line.session.clone();
+        async move { session.wait_for(Option::is_some).await.is_ok() }.boxed()
+    });
+    let lines: Vec<_> = lines.collect();
+    if !lines.is_empty() {
+        select_all(lines).await;
     }
 }
 

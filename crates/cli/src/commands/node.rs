@@ -47,7 +47,7 @@ pub(crate) async fn run(
     let mut forwards = Vec::new();
     let opened = forward::open(&node.uplink(), forward, None, &mut forwards).await;
     let doors = match opened {
-        Ok(opened) => forward::doors(&forwards, opened, output),
+        Ok(opened) => forward::doors(&forwards, opened, &node.uplink(), output),
         Err(failure) => {
             signals.orderly(node.shutdown()).await?;
             return Err(failure);

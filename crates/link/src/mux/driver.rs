@@ -192,11 +192,12 @@ impl Driver {
         }
     }
 
+    /// Asks now, or as soon as control has room.
     fn probe(&mut self, answered: oneshot::Sender<()>) {
         self.probes.retain(|_, waiting| !waiting.is_closed());
-        let Some(control) = self.control.as_mut().filter(|control| control.has_room()) else { return };
-        control.send(&ControlMessage::Heartbeat(Heartbeat { seq: self.next_probe, sent_ms: 0 }));
         self.probes.insert(self.next_probe, answered);
+        let probe = Heartbeat { seq: self.next_probe, sent_ms: 0 };
+        self.unsent = Some(Box::new(ControlMessage::Heartbeat(probe)));
         self.next_probe += 1;
     }
 

@@ -1,0 +1,303 @@
+//! Every command as somebody sees it who types it: on a real pseudo-terminal of 80 columns, its help, one success and
+//! one refusal. A command without an entry here fails the test.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
+
+mod cli_support;
+
+use std::{
+    collections::BTreeSet,
+    fs::{File, OpenOptions},
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::net::UnixListener},
+    process::{Child, ExitStatus},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use cli_support::{Home, SOON, services};
+use reachback_testkit::eventually;
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
+
+/// What a command does when it works.
+enum Success {
+    /// It ends with 0 and has shown this.
+    Ends(&'static [&'static str], &'static str),
+    /// It shows this and stays until it is told to stop.
+    Stays(&'static [&'static str], &'static str),
+}
+use Success::{Ends, Stays};
+
+/// The command, a part of its help, its success, and its refusal: what is typed, the exit code, a part of the text.
+type Entry = (&'static str, &'static str, Success, (&'static [&'static str], i32, &'static str));
+
+fn entries() -> Vec<Entry> {
+    vec![
+        (
+            "explorer",
+            "--insecure-plaintext",
+            Stays(&["--id", "h2", "--socket", "HOME/h2.sock"], "local socket only"),
+            (&["--listen", "http://x"], 64, "unknown scheme"),
+        ),
+        (
+            "node",
+            "NAME=ADDRESS[,key=value]",
+            Stays(
+                &["--id", "edge-8", "--control-socket", "off", "--service", "web=1"],
+                "edge-8 online at hub-1",
+            ),
+            (&["edge-7"], 64, "reachback show edge-7"),
+        ),
+        ("nodes", "--watch", Ends(&[], "edge-7  online"), (&["-l", "eu"], 64, "region=eu")),
+        (
+            "show",
+            "--json",
+            Ends(&["edge-7"], "edge-7  online for"),
+            (&["edge-6"], 69, "did you mean edge-7?"),
+        ),
+        (
+            "status",
+            "-q",
+            Ends(&[], "explorer hub-1"),
+            (&["--explorer", "nowhere.invalid"], 69, "nowhere.invalid"),
+        ),
+        (
+            "call",
+            "Nothing is sent twice",
+            Ends(&["edge-7/rpc", "double", "[21]"], "21"),
+            (&["edge-7/rpc", "double", "{21}"], 64, "no JSON"),
+        ),
+        (
+            "connect",
+            "ProxyCommand",
+            Ends(&["edge-7/bye"], "bye"),
+            (&["edge-7/by"], 69, "service_not_found: "),
+        ),
+        (
+            "forward",
+            "--file",
+            Stays(&["0=edge-7/bye"], "-> edge-7/bye"),
+            (&["53=edge-7/dns/udp"], 64, "UDP is not in this version"),
+        ),
+        ("socks", "SERVICE.NODE", Stays(&["0"], "socks5h://127.0.0.1:"), (&["--via", "..", "0"], 64, "..")),
+        (
+            "ssh",
+            "exit code is ssh's",
+            // ssh shows what it would do and connects to nothing.
+            Ends(&["edge-7", "-F", "none", "-G"], "proxycommand"),
+            (&["edge-9"], 69, "offers no service called ssh"),
+        ),
+        (
+            "ssh-config",
+            "~/.ssh/config",
+            Ends(&[], "Host edge-7"),
+            (&["--explorer", "tls://x"], 64, "TLS is not in this version"),
+        ),
+        (
+            "expose",
+            "control socket",
+            Ends(&["web=80"], "edge-7/web can be reached"),
+            (&["web"], 64, "NAME=ADDRESS"),
+        ),
+        ("unexpose", "control socket", Ends(&["web"], "can't be reached any more"), (&["wob"], 1, "wob")),
+        ("kick", "--for", Ends(&["edge-7"], "session is ended"), (&["edge-6"], 69, "node_not_found: ")),
+        ("forget", "NODE", Ends(&["gone"], "gone is forgotten"), (&["edge-9"], 77, "edge-9 is online")),
+        (
+            "check",
+            "where it comes from",
+            Ends(&["node", "--id", "a"], "flag --id"),
+            (&["--config", "missing.toml"], 78, "missing.toml"),
+        ),
+        ("completions", "bash", Ends(&["bash"], "_reachback"), (&["tcsh"], 64, "possible values")),
+        ("demo", "--once", Ends(&["--once"], "All steps worked."), (&["--twice"], 64, "unexpected argument")),
+    ]
+}
+
+#[test]
+fn every_command_helps_works_and_refuses_in_words() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let rpc = home.path("rpc.sock");
+    json_rpc(&rpc);
+    let bye = services::serve(|mut stream| drop(stream.write_all(b"bye\n"))).to_string();
+    let offers = [format!("rpc={},framing=lines", rpc.display()), format!("bye={bye}"), "ssh=1".to_owned()];
+    let services: Vec<&str> = offers.iter().flat_map(|offer| ["--service", offer.as_str()]).collect();
+    let _edge_7 = home.node(&address, "edge-7", &services);
+    let _edge_9 = home.node(&address, "edge-9", &["--control-socket", "off"]);
+    let gone = home.node(&address, "gone", &["--control-socket", "off"]);
+    drop(gone);
+    eventually(SOON, "gone is offline", || {
+        let table = home.run(&["show", "gone", "--explorer", &address]).stdout;
+        if table.contains("offline") { Ok(()) } else { Err(table) }
+    });
+
+    let typed = |command: &str, arguments: &[&str]| -> Vec<String> {
+        let at = home.path("").display().to_string();
+        let mut typed = vec![command.to_owned()];
+        typed.extend(arguments.iter().map(|argument| argument.replace("HOME/", &at)));
+        typed
+    };
+    for (command, help, success, (refused, exit, part)) in entries() {
+        let shown = Terminal::start(&home, &address, &typed(command, &["--help"])).ended();
+        assert_eq!(shown.0.code(), Some(0), "{command} --help: {}", shown.1);
+        assert!(shown.1.contains(help), "{command} --help: {}", shown.1);
+        for line in shown.1.lines() {
+            assert!(line.chars().count() <= 80, "{command} --help: wider than the terminal: {line}");
+        }
+        match success {
+            Ends(arguments, part) => {
+                let (status, text) = Terminal::start(&home, &address, &typed(command, arguments)).ended();
+                assert!(status.success() && text.contains(part), "{command} {arguments:?}: {status}: {text}");
+            }
+            Stays(arguments, part) => {
+                let mut terminal = Terminal::start(&home, &address, &typed(command, arguments));
+                terminal.until(part);
+                terminal.interrupt();
+                let (status, text) = terminal.ended();
+                assert!(status.success(), "{command} {arguments:?}: {status}: {text}");
+            }
+        }
+        let (status, text) = Terminal::start(&home, &address, &typed(command, refused)).ended();
+        assert_eq!(status.code(), Some(exit), "{command} {refused:?}: {text}");
+        assert!(text.contains(part), "{command} {refused:?}: {text}");
+    }
+}
+
+#[test]
+fn no_command_is_left_out() {
+    let home = Home::new();
+    let help = home.run(&["-h"]).stdout;
+    let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
+    // Lines that continue a sentence are indented further.
+    let names = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let there: BTreeSet<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+    let here: BTreeSet<&str> = entries().iter().map(|entry| entry.0).chain(["help"]).collect();
+    assert_eq!(there, here);
+}
+
+#[test]
+fn a_watch_redraws_on_a_terminal_and_prints_blocks_elsewhere() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let watch = ["nodes", "--watch", "--explorer", &address];
+    let mut terminal = Terminal::start(&home, &address, &watch.map(str::to_owned));
+    let piped = home.start(&watch);
+    terminal.until("\u{1b}[H\u{1b}[J");
+    let _edge_7 = home.node(&address, "edge-7", &["--control-socket", "off"]);
+    terminal.until("edge-7  online");
+    terminal.interrupt();
+    assert!(terminal.ended().0.success());
+    piped.wait_for_line("edge-7  online", SOON).unwrap();
+    assert!(!piped.tail().contains('\u{1b}'), "{}", piped.tail());
+}
+
+/// A service that takes a JSON-RPC request a line and answers with its parameters.
+fn json_rpc(path: &std::path::Path) {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let lines = std::io::BufRead::lines(std::io::BufReader::new(&stream));
+                for line in lines.map_while(Result::ok) {
+                    let request: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    let answer = serde_json::json!({"jsonrpc": "2.0", "id": request["id"], "result": request["params"]});
+                    if (&stream).write_all(format!("{answer}\n").as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A command on a pseudo-terminal of its own.
+struct Terminal {
+    child: Child,
+    said: Receiver<Vec<u8>>,
+    text: String,
+    /// What is typed there; open, so that the command's stdin does not end.
+    _keyboard: File,
+}
+
+impl Terminal {
+    fn start(home: &Home, explorer: &str, arguments: &[String]) -> Self {
+        let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&ours).unwrap();
+        unlockpt(&ours).unwrap();
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&ours, size).unwrap();
+        let name = ptsname(&ours, Vec::new()).unwrap().into_string().unwrap();
+        let theirs = || OwnedFd::from(OpenOptions::new().read(true).write(true).open(&name).unwrap());
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut command = home.command(&arguments);
+        command.env("TMPDIR", home.path("")).env("PATH", std::env::var_os("PATH").unwrap());
+        if arguments[0] != "explorer" {
+            command.env("REACHBACK_EXPLORER", explorer);
+        }
+        command.stdin(theirs()).stdout(theirs()).stderr(theirs());
+        let child = command.spawn().unwrap();
+        // It holds the other end as long as it lives: after this only the child has it.
+        drop(command);
+        let keyboard = File::from(ours);
+        let mut screen = keyboard.try_clone().unwrap();
+        let (say, said) = channel();
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            // The last writer's end is an error here, not the end of a file.
+            while let Ok(count @ 1..) = screen.read(&mut bytes) {
+                if say.send(bytes[..count].to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { child, said, text: String::new(), _keyboard: keyboard }
+    }
+
+    fn until(&mut self, part: &str) {
+        while !self.text.contains(part) {
+            let more = self.said.recv_timeout(SOON);
+            let more = more.unwrap_or_else(|_| panic!("no {part:?} in {}", self.text));
+            self.hear(&more);
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        self.text.push_str(&String::from_utf8_lossy(bytes).replace('\r', ""));
+    }
+
+    fn interrupt(&self) {
+        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
+    }
+
+    /// Waits for its end; what it showed comes with it.
+    fn ended(mut self) -> (ExitStatus, String) {
+        // The screen goes dark when the last process that shows something there is gone.
+        while let Ok(more) = self.said.recv_timeout(Duration::from_secs(90)) {
+            self.hear(&more);
+        }
+        let status =
+            eventually(SOON, "the command ends", || self.child.try_wait().unwrap().ok_or("it runs on"));
+        (status, std::mem::take(&mut self.text))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+#[test]
+fn the_test_itself_sees_what_is_not_there() {
+    let home = Home::new();
+    let (status, text) = Terminal::start(&home, "127.0.0.1:1", &["nods".to_owned()]).ended();
+    assert_eq!(status.code(), Some(64));
+    assert!(text.contains("similar"), "{text}");
+}
