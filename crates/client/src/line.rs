@@ -139,8 +139,8 @@ impl Line {
             };
             let (end, delay) = match dialled {
                 Ok(established) => {
-                    let window = Duration::from_millis(established.welcome.reconnect_window_ms)
-                        .min(limits::LONGEST_WAIT);
+                    let window =
+                        Duration::from_millis(established.welcome.reconnect_window_ms).min(LONGEST_WAIT);
                     let since = Instant::now();
                     let end = self.live(established, since, tenant).await;
                     let delay = reconnect.after_session(since.elapsed(), window, None);
