@@ -285,7 +285,7 @@ fn the_first_ten_minutes() {
     says(
         refused(&nodes(&closed), 69),
         &format!(
-            "peer_unreachable: can't connect to {closed}: Connection refused (os error 111); is it running, and is that \
+            "peer_unreachable: can't connect to {closed}: Connection refused (os error 111); is an explorer running, and is that \
              its address?"
         ),
     );
@@ -293,7 +293,7 @@ fn the_first_ten_minutes() {
     let stderr = refused(&finished, 69);
     assert!(
         stderr.starts_with("peer_unreachable: can't connect to nowhere.invalid:9002: ")
-            && stderr.trim_end().ends_with("is it running, and is that its address?"),
+            && stderr.trim_end().ends_with("is an explorer running, and is that its address?"),
         "{stderr}"
     );
     for (answer, shown) in
@@ -308,8 +308,7 @@ fn the_first_ten_minutes() {
         let finished = nodes(&stranger);
         let stderr = refused(&finished, 69);
         let begin = format!(
-            "handshake_failed: {stranger} does not speak the Reachback protocol (the peer doesn't speak the tunnel \
-             protocol: its first bytes are \"{shown}"
+            "handshake_failed: {stranger} does not speak the Reachback protocol (the first bytes it sent are \"{shown}"
         );
         assert!(stderr.starts_with(&begin), "{stderr}");
         assert!(stderr.trim_end().ends_with("; check the address and the port"), "{stderr}");

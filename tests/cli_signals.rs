@@ -82,7 +82,7 @@ fn at_sighup_what_serves_others_stays() {
     let home = Home::new();
     let (mut explorer, address) = home.explorer(&[]);
     let mut forward = home.start(&["forward", "edge-7/echo", "--explorer", &address]);
-    forward.wait_for_line("-> edge-7/echo", SOON).unwrap();
+    forward.wait_for_line("edge-7/echo is offline", SOON).unwrap();
     for (process, said) in [
         (&mut explorer, "SIGHUP: nothing to do; a changed configuration needs a restart"),
         (&mut forward, "SIGHUP: what is down is dialled now"),

@@ -41,14 +41,14 @@ const OTHER_VARIABLES: [&str; 5] = [
 
 const EXAMPLES: &str = "\
 Commands to know:
-  reachback demo                                see it work, on this machine alone
-  reachback explorer --listen 127.0.0.1:9002    the hub that everyone can reach
+  reachback demo                              see it work, here and now
+  reachback explorer --listen 127.0.0.1:9002  the hub that everyone can reach
   reachback node --explorer hub --service ssh=22
-                                                the agent beside the services
-  reachback nodes                               who is online, and who is not and why
-  reachback call edge-7/rpc list_vms            a JSON-RPC call to its service
-  reachback ssh root@edge-7                     a shell on its machine
-  reachback forward 5432=edge-7/db              its database as a local port
+                                              the agent beside the services
+  reachback nodes                             who is online, who is not and why
+  reachback call edge-7/rpc list_vms          a JSON-RPC call to its service
+  reachback ssh root@edge-7                   a shell on its machine
+  reachback forward 5432=edge-7/db            its database as a local port
 
 Exit codes: 0 fine, 1 failed or the service answered with an error, 64 usage,
 69 explorer, node or service unreachable, 75 try again, 77 denied,
@@ -93,7 +93,7 @@ Examples:
   reachback forward 5432=edge-7/db            127.0.0.1:5432 here is edge-7's db
   reachback forward 0.0.0.0:8080=edge-7/web   for all who can reach this machine
   reachback forward edge-7/db edge-7/web      free ports, printed at the start
-  reachback forward 2222=edge-7/10.0.0.9:22   a host behind edge-7 that it allows
+  reachback forward 2222=edge-7/10.0.0.9:22   a host behind it that it allows
   reachback forward --file ports.txt --wait 30s
 
 While a node is offline its ports are closed, so visitors are refused as they
