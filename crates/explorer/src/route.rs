@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use reachback_link::{OpenError, Substream};
 use reachback_wire::{
     Code, NodeId, Refusal, ServiceName, SessionId, Target,
-    open::{Caller, Open},
+    open::{Caller, Open, OpenKind},
     text::sanitize,
 };
 use tokio::time::{Instant, timeout_at};
@@ -89,6 +89,11 @@ impl Router {
             Target::Explorer { service } => return Err(no_own_service(service)),
         };
         let begun = Instant::now();
+        // A call's deadline is its service's; a stream's is over once it is open.
+        let allowed = deadline.saturating_duration_since(begun);
+        let grace =
+            if open.kind == OpenKind::Stream { limits::OPEN_GRACE.min(allowed / 2) } else { Duration::ZERO };
+        let deadline = deadline - grace;
         self.arrive(node, deadline.min(begun + limits::ARRIVING_WAIT)).await;
         self.route(node, service)?;
         let _place =
