@@ -94,6 +94,10 @@ pub(crate) const RAPID_RESETS: usize = 2_000;
 /// The time over which they are counted.
 pub(crate) const RAPID_RESET_WINDOW: Duration = Duration::from_secs(10);
 
+/// How much earlier than its opener an explorer stops waiting for a stream to be opened: only it knows why there is
+/// none, and its word needs half a round trip. At most half of the time there is.
+pub(crate) const OPEN_GRACE: Duration = Duration::from_millis(250);
+
 // ---- The API ------------------------------------------------------------------------------------------
 
 /// Bodies of all calls to the API together while they are being read: four of the largest, or thousands of ordinary

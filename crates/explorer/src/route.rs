@@ -9,8 +9,13 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use reachback_link::{OpenError, Substream};
 use reachback_wire::{
+<<<<<<< HEAD
     Code, NodeId, Refusal, ServiceName, SessionId, Target, nearest,
     open::{Caller, Open},
+=======
+    Code, NodeId, Refusal, ServiceName, SessionId, Target,
+    open::{Caller, Open, OpenKind},
+>>>>>>> main
     text::sanitize,
 };
 use tokio::time::{Instant, timeout_at};
@@ -88,6 +93,11 @@ impl Router {
             Target::Explorer { service } => return Err(no_own_service(service)),
         };
         let begun = Instant::now();
+        // A call's deadline is its service's; a stream's is over once it is open.
+        let allowed = deadline.saturating_duration_since(begun);
+        let grace =
+            if open.kind == OpenKind::Stream { limits::OPEN_GRACE.min(allowed / 2) } else { Duration::ZERO };
+        let deadline = deadline - grace;
         self.arrive(node, deadline.min(begun + limits::ARRIVING_WAIT)).await;
         self.route(node, service)?;
         let _place =

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use reachback_explorer::{NodeState, NodesView};
+use reachback_explorer::{Framing, HeroCompat, NodeState, NodesView};
 use reachback_link::{StreamEnd, Substream};
 use reachback_wire::{Code, Open, Record, RecordKind};
 use serde_json::{Value, json};
@@ -115,4 +115,59 @@ async fn a_body_that_never_ends_is_cut_off_at_its_deadline() {
         other => panic!("{other:?}"),
     }
     assert!((4..=6).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_may_look_around_and_change_nothing() {
+    let hub = Hub::start_with(|config| {
+        config.hero = Some(HeroCompat {
+            heartbeat_methods: vec!["compute.heartbeat".to_owned()],
+            node_fields: vec!["node_id".to_owned()],
+            forward: true,
+            framing: Framing::Raw,
+        });
+    })
+    .await;
+    let _other = hub.callable("edge-8", generation(2, 0, 1)).await;
+    let node = hub.online("edge-7", generation(1, 0, 1)).await;
+    let ask = async |method: &str, params: &Value| {
+        let body = json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+        let (_, single) = call(&node, body.to_string().as_bytes()).await;
+        let (_, batch) = call(&node, json!([body]).to_string().as_bytes()).await;
+        let (single, batch): (Value, Value) =
+            (serde_json::from_slice(&single).unwrap(), serde_json::from_slice(&batch).unwrap());
+        assert_eq!(single["error"], batch[0]["error"]);
+        single
+    };
+    for (method, params) in [
+        ("explorer.kick", json!({ "id": "edge-8" })),
+        ("explorer.forget", json!({ "id": "edge-8" })),
+        ("explorer.call", json!({ "target": "edge-8/rpc", "method": "echo" })),
+        ("explorer.heartbeat", json!({ "node_id": "edge-9", "address": "unix:///tmp/x" })),
+        ("compute.heartbeat", json!({ "node_id": "edge-9", "address": "unix:///tmp/x" })),
+        ("vm.list", json!({ "node_id": "edge-8" })),
+    ] {
+        let answer = ask(method, &params).await;
+        let error = &answer["error"];
+        assert_eq!(error["data"]["code"], "denied", "{method}: {answer}");
+        assert!(error["message"].as_str().unwrap().contains("explorer.nodes"), "{method}: {answer}");
+    }
+    assert!(hub.view("edge-9").is_none());
+    assert_eq!(hub.view("edge-8").unwrap().state, NodeState::Online);
+    for (method, params) in [
+        ("explorer.nodes", json!({})),
+        ("explorer.node", json!({ "id": "edge-8" })),
+        ("explorer.status", json!({})),
+        ("explorer.events", json!({})),
+        ("rpc.discover", json!({})),
+    ] {
+        let answer = ask(method, &params).await;
+        assert!(answer.get("result").is_some(), "{method}: {answer}");
+    }
+    let mut following = open(&node).await;
+    let watch = br#"{"jsonrpc":"2.0","id":1,"method":"explorer.watch"}"#;
+    following.send(RecordKind::Data, watch).await.unwrap();
+    following.finish(None).await.unwrap();
+    assert!(matches!(following.next().await.unwrap(), Record::Head(_)));
+    assert!(matches!(following.next().await.unwrap(), Record::Item(_)));
 }

@@ -266,3 +266,23 @@ async fn an_open_waits_for_a_node_that_is_just_arriving_but_not_for_long() {
     assert!(refusal.message.contains("edge-9 is connecting"), "{refusal}");
     assert_eq!(begun.elapsed().as_secs(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_meets_a_full_session_hears_so_before_its_own_clock_runs_out() {
+    let hub = Hub::start().await;
+    let _node = hub.online("edge-7", generation(1, 0, 1)).await;
+    let client = hub.client().await;
+    let mut live = Vec::new();
+    for _ in 0..client.welcome.limits.max_substreams {
+        live.push(client.stream("edge-7/echo").await.unwrap());
+    }
+    let other = hub.client().await;
+    for allowed in [Duration::from_secs(1), Duration::from_millis(100)] {
+        let told = refused(&other, Open::stream(target("edge-7/echo")).within(allowed)).await;
+        assert_eq!(told.code, Code::Saturated, "{told}");
+        assert!(told.retry_after_ms.is_some(), "{told}");
+    }
+    drop(live.pop());
+    let mut again = other.stream("edge-7/echo").await.unwrap();
+    seen_open(&mut again).await;
+}

@@ -8,7 +8,11 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::StreamExt;
 use reachback_link::ListenAddress;
+<<<<<<< HEAD
 use reachback_wire::{Code, NodeId, Open, Refusal, nearest, text::sanitize};
+=======
+use reachback_wire::{Code, NodeId, Open, Refusal, Role, text::sanitize};
+>>>>>>> main
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
@@ -143,9 +147,32 @@ pub(super) fn is_own(hub: &Hub, method: &str) -> bool {
     METHODS.iter().any(|own| own.name == method) || is_heartbeat(hub, method)
 }
 
+/// What a node may ask. It lives beside services that nobody here vouches for, so it may look around, and what changes
+/// this explorer or calls in its name is for clients; a node's own calls go over its line, as its own.
+const FOR_NODES: [&str; 6] =
+    ["explorer.nodes", "explorer.node", "explorer.status", WATCH, "explorer.events", "rpc.discover"];
+
+/// Whether whoever asks may ask for this method.
+///
+/// # Errors
+/// The refusal, with what it may ask for.
+pub(super) fn permit(method: &str, asking: &Asking) -> Result<(), Problem> {
+    if asking.who.role != Role::Node || FOR_NODES.contains(&method) {
+        return Ok(());
+    }
+    let message = format!(
+        "node {} may not ask for {}; a node may ask for: {}. Ask as a client, with: reachback call",
+        asking.who.id,
+        sanitize(method, limits::TEXT),
+        FOR_NODES.join(", ")
+    );
+    Err(Refusal::new(Code::Denied, message).into())
+}
+
 /// Carries out a request whose answer is one value.
 pub(super) async fn perform(hub: &Arc<Hub>, request: &Request<'_>, asking: &Asking) -> Outcome {
     let method = request.method.as_ref();
+    permit(method, asking)?;
     match method {
         "explorer.nodes" => {
             let NodesParams { labels } = request.params()?;

@@ -98,6 +98,8 @@ async fn single(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
         Err(error) => return json(rpc::reply(None, Err(error.into()))),
     };
     if !methods::is_own(hub, &request.method)
+        // Who may not is told so below.
+        && methods::permit(&request.method, asking).is_ok()
         && let Some(target) = compat::destination(hub, &request)
     {
         return match pass_on(hub, target, body.clone(), asking).await {
