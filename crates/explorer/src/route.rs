@@ -9,13 +9,8 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use reachback_link::{OpenError, Substream};
 use reachback_wire::{
-<<<<<<< HEAD
     Code, NodeId, Refusal, ServiceName, SessionId, Target, nearest,
-    open::{Caller, Open},
-=======
-    Code, NodeId, Refusal, ServiceName, SessionId, Target,
     open::{Caller, Open, OpenKind},
->>>>>>> main
     text::sanitize,
 };
 use tokio::time::{Instant, timeout_at};

@@ -459,8 +459,10 @@ mod tests {
         crate::eventually(SOON, "cat has replaced the copy of the test", || {
             (process.resident().unwrap() < 32 << 20).then_some(())
         });
-        assert!(process.resident().unwrap() > 0);
-        assert!(process.resident_peak().unwrap() >= process.resident().unwrap());
+        let resident = process.resident().unwrap();
+        assert!(resident > 0);
+        // The kernel keeps both counts per thread and adds them up later: they are not exact.
+        assert!(process.resident_peak().unwrap() + (1 << 20) >= resident);
         assert!(process.open_files().unwrap() >= 3);
         drop(stdin);
     }

@@ -8,11 +8,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::StreamExt;
 use reachback_link::ListenAddress;
-<<<<<<< HEAD
-use reachback_wire::{Code, NodeId, Open, Refusal, nearest, text::sanitize};
-=======
-use reachback_wire::{Code, NodeId, Open, Refusal, Role, text::sanitize};
->>>>>>> main
+use reachback_wire::{Code, NodeId, Open, Refusal, Role, nearest, text::sanitize};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use tokio::time::{Instant, timeout_at};
