@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, pin::pin, str::FromStr, sync::Arc};
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, client::conn::http1, header};
+use hyper::{HeaderMap, body::Body as _, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use reachback_link::{Address, Inbound, InboundError, Transport, splice};
@@ -330,12 +330,11 @@ async fn over_http(
         }
     });
     let mut request = hyper::Request::post("/rpc").header(header::HOST, SERVICE);
-    for (name, value) in &head.headers {
-        if !is_hop_by_hop(name) && name != "content-length" && name != "host" {
-            request = request.header(name, value);
-        }
+    let told = callers_own(&head.headers);
+    for (name, value) in &told {
+        request = request.header(name, *value);
     }
-    if !head.headers.contains_key("content-type") {
+    if !told.iter().any(|(name, _)| name == "content-type") {
         request = request.header(header::CONTENT_TYPE, "application/json");
     }
     let request = request.header(header::CONNECTION, "close").body(Full::new(body)).map_err(|error| {
@@ -343,15 +342,29 @@ async fn over_http(
     })?;
     let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
     let head = AnswerHead { status: response.status().as_u16(), headers: headers(response.headers()) };
-    let pieces = stream::unfold(Some((response.into_body(), driver, lost)), |state| async move {
-        let (mut body, driver, lost) = state?;
+    // Without length or pieces a body ends when the connection does, and so does one that is cut off.
+    let unframed = response.body().size_hint().exact().is_none()
+        && !response.headers().contains_key(header::TRANSFER_ENCODING)
+        && head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
+    let cut = unframed.then(Scanner::default);
+    let pieces = stream::unfold(Some((response.into_body(), driver, lost, cut)), |state| async move {
+        let (mut body, driver, lost, mut cut) = state?;
         loop {
-            match body.frame().await? {
-                Ok(frame) => match frame.into_data() {
-                    Ok(bytes) => return Some((Ok(Piece::Data(bytes)), Some((body, driver, lost)))),
+            match body.frame().await {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(bytes) => {
+                        if let Some(scanner) = &mut cut {
+                            scanner.follow(&bytes);
+                        }
+                        return Some((Ok(Piece::Data(bytes)), Some((body, driver, lost, cut))));
+                    }
                     Err(_trailers) => {}
                 },
-                Err(error) => return Some((Err(lost(&error)), None)),
+                Some(Err(error)) => return Some((Err(lost(&error)), None)),
+                None if cut.is_some_and(|scanner| scanner.is_inside()) => {
+                    return Some((Err(lost(&"it closed in the middle of its answer")), None));
+                }
+                None => return None,
             }
         }
     });
@@ -420,20 +433,39 @@ pub(crate) fn is_hop_by_hop(name: &str) -> bool {
     NAMES.contains(&name)
 }
 
+/// What the node is told of a caller's headers, names in lower case. A caller with a session writes its names as it
+/// likes; what it must not say it must not say in capitals either.
+fn callers_own(given: &BTreeMap<String, String>) -> Vec<(String, &String)> {
+    let all: Vec<_> = given.iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    let connection = all.iter().filter(|(name, _)| name == "connection");
+    let named: Vec<_> = connection.flat_map(|(_, value)| names_in(value)).collect();
+    all.into_iter().filter(|(name, _)| !is_of_the_hop(name) && !named.contains(name)).collect()
+}
+
+/// Whether a header is not part of a call: it belongs to one connection, or is ours to say. The name in lower case.
+fn is_of_the_hop(name: &str) -> bool {
+    name.starts_with("x-reachback-")
+        || matches!(name, "host" | "content-length" | "expect")
+        || is_hop_by_hop(name)
+}
+
+/// The headers that a `Connection` header takes for its own.
+fn names_in(connection: &str) -> impl Iterator<Item = String> + use<'_> {
+    connection.split(',').map(|name| name.trim().to_ascii_lowercase())
+}
+
 /// What of a message's headers belongs to the call: names in lower case, values that are text.
 pub(crate) fn headers(all: &HeaderMap) -> BTreeMap<String, String> {
     let named: Vec<_> = all
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_ascii_lowercase())
+        .flat_map(names_in)
         .collect();
     let mut kept = BTreeMap::<String, String>::new();
     for (name, value) in all {
         let name = name.as_str();
-        let ours = name.starts_with("x-reachback-") || matches!(name, "host" | "content-length" | "expect");
-        if ours || is_hop_by_hop(name) || named.iter().any(|named| named == name) {
+        if is_of_the_hop(name) || named.iter().any(|named| named == name) {
             continue;
         }
         // A header that is no text can't be said in JSON; nobody in this family of programs sends one.
@@ -452,4 +484,25 @@ fn forget_longest_gone(inner: &mut BTreeMap<NodeId, Entry>) -> bool {
     let gone = inner.iter().filter(|(_, entry)| entry.state == NodeState::Offline);
     let oldest = gone.min_by_key(|(_, entry)| entry.since).map(|(node, _)| node.clone());
     oldest.is_some_and(|oldest| inner.remove(&oldest).is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_told_the_callers_own_headers_however_they_are_written() {
+        let given = [
+            ("Transfer-Encoding", "chunked"),
+            ("CONTENT-LENGTH", "7"),
+            ("Host", "evil"),
+            ("Expect", "100-continue"),
+            ("Connection", "close, X-Secret-Hop"),
+            ("X-secret-hop", "1"),
+            ("X-Reachback-Caller", "root"),
+            ("X-Hero-Claims", "a"),
+        ];
+        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        assert_eq!(callers_own(&given), [("x-hero-claims".to_owned(), &"a".to_owned())]);
+    }
 }

@@ -13,6 +13,18 @@ pub(crate) struct Scanner {
 }
 
 impl Scanner {
+    /// Follows texts of any kind, one after the other.
+    pub(crate) fn follow(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = self.end_in(bytes) {
+            bytes = &bytes[end..];
+        }
+    }
+
+    /// Whether what has come so far can't be all.
+    pub(crate) fn is_inside(&self) -> bool {
+        self.depth > 0 || self.in_string
+    }
+
     /// How many of these bytes belong to the text, if it ends among them; none of them may come twice.
     pub(crate) fn end_in(&mut self, bytes: &[u8]) -> Option<usize> {
         for (at, byte) in bytes.iter().enumerate() {

@@ -141,6 +141,10 @@ pub(crate) const PLAIN_CONNECTIONS: usize = 4096;
 /// How long a raw JSON connection may be silent between two requests, or in the middle of one.
 pub(crate) const RAW_IDLE: Duration = Duration::from_secs(60);
 
+/// How long the peer of an HTTP or raw JSON connection may take nothing of an answer that waits for it: slow links move
+/// in that time, and whoever does not read at all keeps a place that others need.
+pub(crate) const WRITE_STALL: Duration = Duration::from_secs(60);
+
 // ---- Nodes with an address ----------------------------------------------------------------------------
 
 /// A node that registers itself by heartbeats is offline when none came for this long: three of the usual 30 s, and

@@ -70,23 +70,28 @@ impl Connection {
                 Ok(None) => return Ok(()),
                 Err(refusal) => {
                     let (_, answer) = rpc::reply(None, Err(refusal.into()));
-                    self.transport.write_all(&line(answer)).await?;
+                    self.write(&line(answer)).await?;
                     return self.transport.flush().await;
                 }
             };
             match api::answer(hub, &request.body.bytes, asking).await {
                 Reply::Nothing => {}
-                Reply::Json { body, .. } => self.transport.write_all(&line(body)).await?,
+                Reply::Json { body, .. } => {
+                    // Its room is for others while this one reads.
+                    drop(request.body);
+                    self.write(&line(body)).await?;
+                }
                 Reply::Passed(answer) => {
                     let refused = self.pass(answer, request.line).await?;
                     if let Some(refusal) = refused {
                         let (_, answer) = rpc::refused(&request.body.bytes, refusal);
-                        self.transport.write_all(&line(answer)).await?;
+                        self.write(&line(answer)).await?;
                     }
                 }
                 Reply::Items(mut items) => {
+                    drop(request.body);
                     while let Some(item) = items.next().await {
-                        self.transport.write_all(&line(item.to_vec())).await?;
+                        self.write(&line(item.to_vec())).await?;
                         self.transport.flush().await?;
                     }
                 }
@@ -102,12 +107,12 @@ impl Connection {
             match piece {
                 Ok(Piece::Data(bytes)) => {
                     last = bytes.last().copied().or(last);
-                    self.transport.write_all(&bytes).await?;
+                    self.write(&bytes).await?;
                 }
                 Ok(Piece::Item(bytes)) => {
-                    self.transport.write_all(&bytes).await?;
+                    self.write(&bytes).await?;
                     if bytes.last() != Some(&b'\n') {
-                        self.transport.write_all(b"\n").await?;
+                        self.write(b"\n").await?;
                     }
                     self.transport.flush().await?;
                     last = Some(b'\n');
@@ -118,9 +123,22 @@ impl Connection {
         }
         // Whoever asked in lines waits for the end of one.
         if as_line && last.is_some_and(|last| last != b'\n') {
-            self.transport.write_all(b"\n").await?;
+            self.write(b"\n").await?;
         }
         Ok(None)
+    }
+
+    /// Writes to somebody who reads. Whoever does not is gone, or means harm.
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(READ) {
+            match timeout(limits::WRITE_STALL, self.transport.write_all(piece)).await {
+                Ok(written) => written?,
+                Err(_) => {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is not being read"));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The next text; `None`: the sender is done.

@@ -12,7 +12,10 @@ use std::{
 };
 
 use reachback_link::Transport;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::{Sleep, sleep},
+};
 
 use crate::limits;
 
@@ -20,11 +23,28 @@ use crate::limits;
 pub(crate) struct Strict {
     transport: Transport,
     reader: Reader,
+    /// Runs while the peer takes nothing of what waits for it.
+    stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Strict {
     pub(crate) fn new(transport: Transport) -> Self {
-        Self { transport, reader: Reader::default() }
+        Self { transport, reader: Reader::default(), stalled: None }
+    }
+
+    /// The outcome of a write, or an error when the peer has taken nothing for too long.
+    fn unless_stalled<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if outcome.is_ready() {
+            self.stalled = None;
+            return outcome;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limits::WRITE_STALL)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is not being read")))
     }
 }
 
@@ -178,7 +198,9 @@ impl AsyncRead for Strict {
 
 impl AsyncWrite for Strict {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write(cx, bytes)
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.transport).poll_write(cx, bytes);
+        this.unless_stalled(cx, outcome)
     }
 
     fn poll_write_vectored(
@@ -186,7 +208,9 @@ impl AsyncWrite for Strict {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().transport).poll_write_vectored(cx, bytes)
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.transport).poll_write_vectored(cx, bytes);
+        this.unless_stalled(cx, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {

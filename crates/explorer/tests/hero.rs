@@ -199,6 +199,14 @@ async fn direct_nodes_of_each_framing_are_called_like_any_other() {
         Http::read(&mut socket).await.unwrap();
         socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n{\"a\"").await.unwrap();
         socket.flush().await.unwrap();
+        drop(socket);
+        // No length: one answer that is cut off, one that is whole.
+        for body in ["{\"a\"", "{\"a\":1}\n"] {
+            let (mut socket, _) = http.accept().await.unwrap();
+            Http::read(&mut socket).await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n";
+            socket.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        }
     });
     servers.spawn(async move {
         let (socket, _) = lines.accept().await.unwrap();
@@ -220,6 +228,10 @@ async fn direct_nodes_of_each_framing_are_called_like_any_other() {
     assert!(answer.head.contains("x-seen: true"), "{}", answer.head);
     let broken = request("/n/http/rpc", "{}").await;
     assert!(broken.is_none_or(|answer| answer.status == 502), "half an answer is none");
+    let cut = request("/n/http/rpc", "{}").await;
+    assert!(cut.is_none_or(|answer| answer.status == 502), "half an answer without length is none");
+    let answer = request("/n/http/rpc", "{}").await.unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (200, &b"{\"a\":1}\n"[..]));
     let answer = request("/n/lines/rpc", "{\"ping\":1}").await.unwrap();
     assert_eq!(answer.body, b"{\"pong\":1}");
     let answer = request("/n/gone/rpc", "{}").await.unwrap();

@@ -355,3 +355,21 @@ async fn nodes_are_kicked_for_a_time_and_forgotten_when_they_are_gone() {
     assert_eq!(hub.http(&forget).await.json()["result"]["forgotten"], true);
     assert_eq!(hub.http(&forget).await.status, 404);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_read_its_answer_loses_its_place() {
+    let hub = Hub::start().await;
+    let many: Vec<_> =
+        (0..100).map(|id| json!({ "jsonrpc": "2.0", "id": id, "method": "rpc.discover" })).collect();
+    let request = post("/rpc", "", &serde_json::to_string(&many).unwrap());
+    let mut slow = hub.net.pipe().await;
+    slow.write_all(&request).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    let whole = Http::read(&mut slow).await.expect("slow is not silent");
+    assert!(whole.body.len() > 256 * 1024, "more than lies in the pipe: {}", whole.body.len());
+
+    let mut silent = hub.net.pipe().await;
+    silent.write_all(&request).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    assert!(Http::read(&mut silent).await.is_none(), "the connection is still held for it");
+}

@@ -86,3 +86,19 @@ async fn followers_get_lines_and_are_forgotten_when_they_leave() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn whoever_does_not_read_its_answer_loses_its_place() {
+    let hub = Hub::start().await;
+    let many: Vec<_> =
+        (0..100).map(|id| json!({ "jsonrpc": "2.0", "id": id, "method": "rpc.discover" })).collect();
+    let mut silent = hub.net.pipe().await;
+    silent.write_all(&serde_json::to_vec(&many).unwrap()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(70)).await;
+    silent.shutdown().await.unwrap();
+    let mut answer = Vec::new();
+    // However it ends, it is not whole.
+    drop(silent.read_to_end(&mut answer).await);
+    assert!(answer.len() >= 200 * 1024, "it was under way: {}", answer.len());
+    assert!(serde_json::from_slice::<Value>(&answer).is_err(), "the connection was still held for it");
+}

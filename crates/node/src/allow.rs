@@ -114,7 +114,7 @@ impl fmt::Display for AllowDial {
 }
 
 /// Addresses that no block covers, and what they are.
-const SPECIAL: [(&str, &str); 10] = [
+const SPECIAL: [(&str, &str); 12] = [
     ("this machine", "127.0.0.0/8"),
     ("this machine", "::1/128"),
     ("no host's address", "0.0.0.0/8"),
@@ -125,6 +125,8 @@ const SPECIAL: [(&str, &str); 10] = [
     ("multicast", "ff00::/8"),
     ("a metadata service", "fd00:ec2::254/128"),
     ("a metadata service", "100.100.100.200/32"),
+    ("a metadata service", "168.63.129.16/32"),
+    ("a metadata service", "192.0.0.192/32"),
 ];
 
 /// What a dangerous address is.
@@ -202,6 +204,8 @@ mod tests {
             "64:ff9b::7f00:1",
             "fd00:ec2::254",
             "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
             "127.0.0.1",
             "127.1.2.3",
             "::1",

@@ -142,12 +142,14 @@ pub(super) async fn call(
     answer: &mut Answer<'_>,
 ) -> Result<(), Trouble> {
     let lines = &reach.declared.lines;
-    let Request { head, body, room } = request;
+    let Request { head, body, mut room } = request;
     let unit = envelope::read_request(&body).map_err(|error| {
         let what = sanitize(&error, 200);
         let text = format!("the request is no JSON-RPC, so nothing was sent to {}: {what}", lines.service);
         Trouble::Failed(Code::BadFrame, text)
     })?;
+    // The ids are kept until the answer is there, and the caller chose their size.
+    let _kept = room_of_ids(&unit, &mut room);
     let mut dials = 0;
     // A connection that closed since was not used for this call: another one may be.
     let ticket = loop {
@@ -182,6 +184,12 @@ pub(super) async fn call(
     }
     await_answer(ticket, &lines.service, answer).await?;
     answer.end().await
+}
+
+/// The part of a request's room that its ids take.
+fn room_of_ids(unit: &Unit, room: &mut Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+    let bytes: usize = unit.ids.iter().map(Range::len).sum();
+    room.as_mut()?.split(bytes.div_ceil(UNIT))
 }
 
 async fn await_answer(
@@ -491,4 +499,23 @@ async fn skip_line(
 /// Whoever stopped waiting need not be told.
 fn tell<T>(to: oneshot::Sender<T>, what: T) {
     drop(to.send(what));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_keep_their_room_when_the_request_is_written() {
+        let rooms = Arc::new(Semaphore::new(64));
+        let mut room = Some(rooms.clone().try_acquire_many_owned(40).unwrap());
+        let text =
+            format!(r#"{{"id":"{}","method":"m","params":"{}"}}"#, "i".repeat(30_000), "p".repeat(9_000));
+        let unit = envelope::read_request(text.as_bytes()).unwrap();
+        let kept = room_of_ids(&unit, &mut room);
+        drop(room);
+        assert_eq!(rooms.available_permits(), 64 - 30);
+        drop(kept);
+        assert_eq!(rooms.available_permits(), 64);
+    }
 }
