@@ -359,7 +359,7 @@ pub(crate) struct ForwardArguments {
         value_parser = PortSpec::with_free_port
     )]
     pub(crate) forward: Vec<PortSpec>,
-    /// A file with one [[BIND:]PORT=]TARGET on each line, besides those typed; # begins a comment.
+    /// A file with one such entry on each line, besides those typed; # begins a comment.
     #[arg(long, value_name = "FILE", env = "REACHBACK_FILE", hide_env_values = true)]
     pub(crate) file: Option<PathBuf>,
     /// Keep the ports open while a node is offline, and keep visitors waiting this long for it.
