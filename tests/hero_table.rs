@@ -33,6 +33,11 @@ fn every_row_says_how_it_works_and_names_tests_that_exist() {
 
 #[test]
 fn a_test_is_told_from_what_only_looks_like_one() {
-    let source = "#[test]\nfn one() {}\nfn two() {}\n#[test]\n#[ignore]\nfn three() {}";
-    assert_eq!(["one", "two", "three", "on"].map(|name| is_test(source, name)), [true, false, false, false]);
+    let source = "#[test]\nfn one() {}\n#[tokio::test(start_paused = true)]\n#[cfg(unix)]\nasync fn two() {}\n\
+                  fn three() {}\n#[test]\n#[ignore]\nfn four() {}\n// #[test] fn five()";
+    let is = |name| is_test(source, name);
+    assert_eq!(
+        ["one", "two", "three", "four", "five", "on"].map(is),
+        [true, true, false, false, false, false]
+    );
 }

@@ -29,11 +29,11 @@ async fn one_stream_more_than_agreed_is_saturated_and_both_sessions_live() {
         assert!(matches!(told, OpenError::Saturated(n) if n == most), "{told}");
         assert_eq!(told.code(), Code::Saturated);
     }
-    // Another client's open meets the node's full session; its own clock may be first.
+    // Another client's open meets the node's full session, and hears so before its own clock runs out.
     let other = hub.client().await;
     let open = Open::stream(target("edge-7/echo")).within(Duration::from_secs(1));
     let told = other.session.open(open).await.unwrap_err();
-    assert!(matches!(told.code(), Code::Saturated | Code::Timeout), "{told}");
+    assert_eq!(told.code(), Code::Saturated, "{told}");
 
     for substream in [0, most as usize / 2, most as usize - 1] {
         live[substream].send(RecordKind::Data, b"still here").await.unwrap();
