@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::{
     call::{Call, CallError},
-    limits::{FAN_OUT, RESOLVE_LIMIT},
+    limits::{FAN_OUT, FAN_OUT_LEAST, RESOLVE_LIMIT},
     selector::Selector,
 };
 
@@ -50,7 +50,7 @@ pub async fn resolve(
 }
 
 /// Makes `call` at each of `targets`, at most 16 at a time, and hands out each outcome with its place as it comes. The
-/// limit of the call is the budget of all: a place whose turn comes after it gets [`CallError::Refused`] with
+/// limit of the call is the budget of all: a place whose turn comes when it is over, or as good as over, gets [`CallError::Refused`] with
 /// `timeout`, and nothing was sent there.
 pub fn fan_out(
     session: &Session,
@@ -64,7 +64,7 @@ pub fn fan_out(
             let (session, call) = (session.clone(), call.clone().to(target.clone()));
             async move {
                 let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
+                if left < FAN_OUT_LEAST {
                     let text = format!("{target} was not called: the time for all calls was over");
                     return (target, Err(CallError::Refused(Refusal::new(Code::Timeout, text))));
                 }

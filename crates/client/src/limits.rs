@@ -39,6 +39,10 @@ pub(crate) const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// The longest of these pauses: what people still take for at once.
 pub(crate) const RETRY_MAX: Duration = Duration::from_secs(1);
 
+/// The least that must be left of a budget for one more call to begin: with less it would only be cut off again, its
+/// outcome unknown, where now it is certain that nothing was sent.
+pub(crate) const FAN_OUT_LEAST: Duration = Duration::from_millis(20);
+
 /// Calls of one fan-out under way at a time: enough to hide the round trips of a fleet, few enough that the answers,
 /// which may be large, do not all wait in memory.
 pub(crate) const FAN_OUT: usize = 16;
