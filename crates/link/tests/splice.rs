@@ -266,3 +266,27 @@ async fn what_came_before_a_reset_is_delivered_however_slowly_it_is_taken() {
     assert_eq!((copied.from_peer, taken), (100_000, 100_000));
     assert!(matches!(copied.end, Err(SpliceError::Peer(StreamEnd::Reset { .. }))), "{copied:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_whose_caller_is_gone_does_not_wait_for_ever_for_a_service_that_takes_nothing() {
+    let (client, mut hub_client) = pair();
+    let (hub_node, mut node) = pair();
+    let (mut caller, at_hub) = open(&client.session, &mut hub_client.incoming).await;
+    let (to_node, service) = open(&hub_node.session, &mut node.incoming).await;
+    let mut copy = std::pin::pin!(relay(at_hub, to_node));
+    // More than the window towards the service, so that the relay itself waits; less than that and what the relay has
+    // given back of the window towards itself by then, or the caller would wait for ever.
+    let sending = async {
+        caller.send(RecordKind::Data, &[7; 350_000]).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::select! {
+        copied = &mut copy => panic!("{copied:?}"),
+        () = sending => {}
+    }
+    drop(caller);
+    let copied = soon("the end of the relay", &mut copy).await;
+    assert!(matches!(copied.end, Err(SpliceError::Peer(StreamEnd::Dropped))), "{copied:?}");
+    soon("the books", common::empty(&hub_client)).await;
+    drop(service);
+}
