@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, body::Body as _, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use reachback_link::{Address, Inbound, InboundError, Transport, splice};
+use reachback_link::{Address, AddressError, Inbound, InboundError, Transport, splice};
 use reachback_wire::{Code, NodeId, Open, Refusal, ServiceName, Target, text::sanitize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -74,14 +74,34 @@ pub(crate) struct DirectCopy {
     pub(crate) reason: String,
 }
 
+/// Why a node can't be where it says it is.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NodeAddressError {
+    /// A word without a scheme: a path that begins somewhere on the node, or a host without `tcp://`. Taken for a host,
+    /// a socket's name would be answered with `ok` and looked up for ever after.
+    #[error(
+        "address \"{}\": neither an absolute path nor an address with a scheme; write /path, unix:///path, \
+         tcp://HOST:PORT or tunnel",
+        sanitize(.0, 80)
+    )]
+    Relative(String),
+    /// It has a scheme, or is a path, and is wrong in itself.
+    #[error(transparent)]
+    Wrong(#[from] AddressError),
+}
+
 impl FromStr for NodeAddress {
-    type Err = reachback_link::AddressError;
+    type Err = NodeAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.trim() == "tunnel" {
+        let entry = text.trim();
+        if entry == "tunnel" {
             return Ok(Self::Tunnel);
         }
-        text.parse().map(Self::Dial)
+        if !entry.starts_with('/') && !entry.contains("://") {
+            return Err(NodeAddressError::Relative(entry.to_owned()));
+        }
+        Ok(Self::Dial(entry.parse()?))
     }
 }
 
@@ -489,6 +509,30 @@ fn forget_longest_gone(inner: &mut BTreeMap<NodeId, Entry>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_says_where_it_is_with_a_scheme_or_an_absolute_path() {
+        for (said, dialled) in [
+            ("tunnel", None),
+            (" unix:///run/rpc.sock", Some("unix:///run/rpc.sock")),
+            ("/run/rpc.sock", Some("unix:///run/rpc.sock")),
+            ("tcp://10.0.0.7:9003", Some("10.0.0.7:9003")),
+        ] {
+            let address = match said.parse::<NodeAddress>().unwrap() {
+                NodeAddress::Tunnel => None,
+                NodeAddress::Dial(address) => Some(address.to_string()),
+            };
+            assert_eq!(address.as_deref(), dialled, "{said}");
+        }
+        for said in ["rpc.sock", "./rpc.sock", "run/rpc.sock", "sockets/", "host:9003", ""] {
+            let refusal = said.parse::<NodeAddress>().unwrap_err().to_string();
+            assert!(refusal.contains(&format!("\"{said}\"")) && refusal.contains("/path"), "{refusal}");
+        }
+        for (said, why) in [("unix://rpc.sock", "absolute path"), ("ftp://hub", "unknown scheme")] {
+            let refusal = said.parse::<NodeAddress>().unwrap_err().to_string();
+            assert!(refusal.contains(said) && refusal.contains(why), "{refusal}");
+        }
+    }
 
     #[test]
     fn a_node_is_told_the_callers_own_headers_however_they_are_written() {

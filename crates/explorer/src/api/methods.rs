@@ -25,7 +25,7 @@ use crate::{
     auth::authorise,
     call::{self, Call, Piece, RequestHead},
     clock::unix_ms_of,
-    direct::NodeAddress,
+    direct::{NodeAddress, NodeAddressError},
     entry::NodeState,
     hub::Hub,
     limits,
@@ -314,7 +314,7 @@ fn heartbeat(hub: &Hub, params: &HeartbeatParams) -> Outcome {
     let HeartbeatParams { node_id, address } = params;
     let address = match address {
         None => NodeAddress::Tunnel,
-        Some(address) => address.parse().map_err(|error: reachback_link::AddressError| {
+        Some(address) => address.parse().map_err(|error: NodeAddressError| {
             RpcError::new(super::rpc::INVALID_PARAMS, error.to_string())
         })?,
     };
