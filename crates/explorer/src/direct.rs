@@ -4,31 +4,24 @@
 //! old socket bridge) and says so in a heartbeat or stands in the configuration. It has one service, `rpc`. Calls and
 //! streams to it look from outside like those to any other node; a session of the same name goes before.
 
-use std::{collections::BTreeMap, pin::pin, str::FromStr, sync::Arc};
+mod exchange;
+mod reach;
 
-use bytes::Bytes;
-use futures::stream::{self, StreamExt};
-use http_body_util::{BodyExt, Full};
-use hyper::{HeaderMap, body::Body as _, client::conn::http1, header};
-use hyper_util::rt::TokioIo;
+use std::{collections::BTreeMap, str::FromStr, sync::Arc};
+
 use parking_lot::Mutex;
-use reachback_link::{Address, AddressError, Inbound, InboundError, Transport, splice};
-use reachback_wire::{Code, NodeId, Open, Refusal, ServiceName, Target, text::sanitize};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    task::JoinSet,
-    time::{Instant, sleep, timeout_at},
-};
+use reachback_link::{Address, AddressError};
+use reachback_wire::{Code, NodeId, Refusal, ServiceName, Target, text::sanitize};
+use tokio::time::{Instant, sleep};
+
+pub(crate) use reach::{call, serve};
 
 use crate::{
-    call::{Answer, AnswerHead, Call, Piece, RequestHead, too_late},
     config::{ExplorerConfig, Framing},
     entry::NodeState,
     hub::Hub,
-    json_text::Scanner,
     limits,
     registry::Registry,
-    stats::count,
 };
 
 /// The one service of a node with an address.
@@ -254,252 +247,6 @@ pub(crate) fn find(hub: &Hub, target: &Target) -> Option<DirectCopy> {
     (!hub.registry.has_session(node)).then_some(direct)
 }
 
-/// Connects to the service.
-///
-/// # Errors
-/// There is no such service, the node has fallen silent, or nobody listens there; nothing was sent.
-pub(crate) async fn connect(
-    hub: &Hub,
-    node: &DirectCopy,
-    target: &Target,
-    deadline: Instant,
-) -> Result<Transport, Refusal> {
-    if let Target::Service { service, .. } = target
-        && *service != node.service
-    {
-        let message = format!("{} has no service {service}; it has: {}", node.node, node.service);
-        return Err(Refusal::new(Code::ServiceNotFound, message));
-    }
-    if node.state == NodeState::Offline {
-        let message = format!("{} is offline: {}; nothing was sent", node.node, node.reason);
-        return Err(Refusal::new(Code::NodeOffline, message));
-    }
-    let unreachable = |why: &str| {
-        let message = format!(
-            "{target} can't be connected at {}: {}; is its server running there?",
-            node.address,
-            sanitize(why, limits::TEXT)
-        );
-        Refusal::new(Code::ServiceUnreachable, message)
-    };
-    let until = deadline.min(Instant::now() + limits::DIRECT_DIAL);
-    match timeout_at(until, hub.net.connect(&node.address)).await {
-        Ok(Ok(transport)) => Ok(transport),
-        Ok(Err(error)) => Err(unreachable(&error.to_string())),
-        Err(_) => Err(unreachable("nobody answers there")),
-    }
-}
-
-/// Serves one stream to the service.
-///
-/// # Errors
-/// As [`connect`], which the opener has been told; or the opener went away.
-pub(crate) async fn serve(
-    hub: &Hub,
-    inbound: Inbound,
-    node: &DirectCopy,
-    target: &Target,
-    open: &Open,
-) -> Result<(), InboundError> {
-    let allowed = open.deadline().unwrap_or(limits::OPEN_TIMEOUT).min(limits::OPEN_DEADLINE_MAX);
-    let deadline = Instant::now() + allowed;
-    let answered = inbound.answer(connect(hub, node, target, deadline)).await;
-    count(if answered.is_ok() { &hub.stats.opens_relayed } else { &hub.stats.opens_refused });
-    let (substream, transport) = answered?;
-    let spliced = splice(substream, transport).await;
-    let (to_service, from_service) = (spliced.to_peer, spliced.from_peer);
-    tracing::debug!(%target, to_service, from_service, end = ?spliced.end, "a stream ended");
-    Ok(())
-}
-
-/// Puts a call to the service, over a connection of its own.
-///
-/// # Errors
-/// As [`connect`], and what happens before the head of the answer.
-pub(crate) async fn call(hub: &Hub, node: &DirectCopy, call: Call) -> Result<Answer, Refusal> {
-    let deadline = call.deadline;
-    let target = call.target.clone();
-    let transport = connect(hub, node, &target, deadline).await?;
-    let exchange = async {
-        match node.framing {
-            Framing::Http => over_http(transport, &target, call.head, call.body).await,
-            Framing::Lines => over_bytes(transport, &target, call.body, b"\n").await,
-            Framing::Raw => over_bytes(transport, &target, call.body, b"").await,
-        }
-    };
-    timeout_at(deadline, exchange).await.map_err(|_| too_late())?
-}
-
-/// One POST, one answer, closed.
-async fn over_http(
-    transport: Transport,
-    target: &Target,
-    head: RequestHead,
-    body: Bytes,
-) -> Result<Answer, Refusal> {
-    let lost = {
-        let target = target.clone();
-        move |error: &dyn std::fmt::Display| lost(&target, error)
-    };
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(transport)).await.map_err(|error| lost(&error))?;
-    let mut driver = JoinSet::new();
-    driver.spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "the connection to a node with an address ended");
-        }
-    });
-    let mut request = hyper::Request::post("/rpc").header(header::HOST, SERVICE);
-    let told = callers_own(&head.headers);
-    for (name, value) in &told {
-        request = request.header(name, *value);
-    }
-    if !told.iter().any(|(name, _)| name == "content-type") {
-        request = request.header(header::CONTENT_TYPE, "application/json");
-    }
-    let request = request.header(header::CONNECTION, "close").body(Full::new(body)).map_err(|error| {
-        Refusal::new(Code::BadFrame, format!("the headers of the call can't be sent: {error}"))
-    })?;
-    let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
-    let head = AnswerHead { status: response.status().as_u16(), headers: headers(response.headers()) };
-    // Without length or pieces a body ends when the connection does, and so does one that is cut off.
-    let unframed = response.body().size_hint().exact().is_none()
-        && !response.headers().contains_key(header::TRANSFER_ENCODING)
-        && head.headers.get("content-type").is_some_and(|kind| kind.contains("json"));
-    let cut = unframed.then(Scanner::default);
-    let pieces = stream::unfold(Some((response.into_body(), driver, lost, cut)), |state| async move {
-        let (mut body, driver, lost, mut cut) = state?;
-        loop {
-            match body.frame().await {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(bytes) => {
-                        if let Some(scanner) = &mut cut {
-                            scanner.follow(&bytes);
-                        }
-                        return Some((Ok(Piece::Data(bytes)), Some((body, driver, lost, cut))));
-                    }
-                    Err(_trailers) => {}
-                },
-                Some(Err(error)) => return Some((Err(lost(&error)), None)),
-                None if cut.is_some_and(|scanner| scanner.is_inside()) => {
-                    return Some((Err(lost(&"it closed in the middle of its answer")), None));
-                }
-                None => return None,
-            }
-        }
-    });
-    Ok(Answer { head, pieces: pieces.boxed() })
-}
-
-/// The body as it is and an end; the answer is one JSON text.
-async fn over_bytes(
-    mut transport: Transport,
-    target: &Target,
-    body: Bytes,
-    end: &[u8],
-) -> Result<Answer, Refusal> {
-    let outgoing = async {
-        transport.write_all(&body).await?;
-        if !end.is_empty() && !body.ends_with(end) {
-            transport.write_all(end).await?;
-        }
-        transport.flush().await
-    };
-    pin!(outgoing).await.map_err(|error| lost(target, &error))?;
-    let state = Some((transport, Scanner::default(), target.clone()));
-    let pieces = stream::unfold(state, |state| async move {
-        let (mut transport, mut scanner, target) = state?;
-        let mut bytes = bytes::BytesMut::with_capacity(READ);
-        match transport.read_buf(&mut bytes).await {
-            Ok(0) => {
-                let refusal = lost(&target, &"it closed before its answer was a whole JSON text");
-                Some((Err(refusal), None))
-            }
-            Ok(_) => match scanner.end_in(&bytes) {
-                // What follows the text is a line's end, if anything.
-                Some(end) => Some((Ok(Piece::Data(bytes.freeze().slice(..end))), None)),
-                None => Some((Ok(Piece::Data(bytes.freeze())), Some((transport, scanner, target)))),
-            },
-            Err(error) => Some((Err(lost(&target, &error)), None)),
-        }
-    });
-    Ok(Answer { head: AnswerHead::json(200), pieces: pieces.boxed() })
-}
-
-/// One read: what most answers fit in.
-const READ: usize = 16 * 1024;
-
-fn lost(target: &Target, error: &dyn std::fmt::Display) -> Refusal {
-    let what = sanitize(&error.to_string(), limits::TEXT);
-    Refusal::new(
-        Code::Lost,
-        format!("the connection to {target} ended: {what}; whether the call was carried out is unknown"),
-    )
-}
-
-/// Headers that belong to one connection (RFC 9110, section 7.6.1), and not to a call.
-pub(crate) fn is_hop_by_hop(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    NAMES.contains(&name)
-}
-
-/// What the node is told of a caller's headers, names in lower case. A caller with a session writes its names as it
-/// likes; what it must not say it must not say in capitals either.
-fn callers_own(given: &BTreeMap<String, String>) -> Vec<(String, &String)> {
-    let all: Vec<_> = given.iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
-    let connection = all.iter().filter(|(name, _)| name == "connection");
-    let named: Vec<_> = connection.flat_map(|(_, value)| names_in(value)).collect();
-    all.into_iter().filter(|(name, _)| !is_of_the_hop(name) && !named.contains(name)).collect()
-}
-
-/// Whether a header is not part of a call: it belongs to one connection, or is ours to say. The name in lower case.
-fn is_of_the_hop(name: &str) -> bool {
-    name.starts_with("x-reachback-")
-        || matches!(name, "host" | "content-length" | "expect")
-        || is_hop_by_hop(name)
-}
-
-/// The headers that a `Connection` header takes for its own.
-fn names_in(connection: &str) -> impl Iterator<Item = String> + use<'_> {
-    connection.split(',').map(|name| name.trim().to_ascii_lowercase())
-}
-
-/// What of a message's headers belongs to the call: names in lower case, values that are text.
-pub(crate) fn headers(all: &HeaderMap) -> BTreeMap<String, String> {
-    let named: Vec<_> = all
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(names_in)
-        .collect();
-    let mut kept = BTreeMap::<String, String>::new();
-    for (name, value) in all {
-        let name = name.as_str();
-        if is_of_the_hop(name) || named.iter().any(|named| named == name) {
-            continue;
-        }
-        // A header that is no text can't be said in JSON; nobody in this family of programs sends one.
-        let Ok(value) = value.to_str() else { continue };
-        kept.entry(name.to_owned())
-            .and_modify(|all| {
-                all.push_str(", ");
-                all.push_str(value);
-            })
-            .or_insert_with(|| value.to_owned());
-    }
-    kept
-}
-
 fn forget_longest_gone(inner: &mut BTreeMap<NodeId, Entry>) -> bool {
     let gone = inner.iter().filter(|(_, entry)| entry.state == NodeState::Offline);
     let oldest = gone.min_by_key(|(_, entry)| entry.since).map(|(node, _)| node.clone());
@@ -532,21 +279,5 @@ mod tests {
             let refusal = said.parse::<NodeAddress>().unwrap_err().to_string();
             assert!(refusal.contains(said) && refusal.contains(why), "{refusal}");
         }
-    }
-
-    #[test]
-    fn a_node_is_told_the_callers_own_headers_however_they_are_written() {
-        let given = [
-            ("Transfer-Encoding", "chunked"),
-            ("CONTENT-LENGTH", "7"),
-            ("Host", "evil"),
-            ("Expect", "100-continue"),
-            ("Connection", "close, X-Secret-Hop"),
-            ("X-secret-hop", "1"),
-            ("X-Reachback-Caller", "root"),
-            ("X-Hero-Claims", "a"),
-        ];
-        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
-        assert_eq!(callers_own(&given), [("x-hero-claims".to_owned(), &"a".to_owned())]);
     }
 }

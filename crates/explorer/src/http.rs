@@ -26,7 +26,7 @@ use crate::{
     auth::{Principal, authorise},
     bodies::Whole,
     call::{Answer, Piece, RequestHead},
-    direct::{headers, is_hop_by_hop},
+    headers::{headers, is_hop_by_hop},
     hub::Hub,
     limits,
     stats::count,

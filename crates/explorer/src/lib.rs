@@ -44,6 +44,7 @@ mod direct;
 mod entry;
 mod events;
 mod explorer;
+mod headers;
 mod http;
 mod hub;
 mod ingress;

@@ -1,0 +1,89 @@
+//! Which headers belong to a call, and which to the connection it came on.
+
+use std::collections::BTreeMap;
+
+use hyper::{HeaderMap, header};
+
+/// Headers that belong to one connection (RFC 9110, section 7.6.1), and not to a call.
+pub(crate) fn is_hop_by_hop(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    NAMES.contains(&name)
+}
+
+/// What the node is told of a caller's headers, names in lower case. A caller with a session writes its names as it
+/// likes; what it must not say it must not say in capitals either.
+pub(crate) fn callers_own(given: &BTreeMap<String, String>) -> Vec<(String, &String)> {
+    let all: Vec<_> = given.iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+    let connection = all.iter().filter(|(name, _)| name == "connection");
+    let named: Vec<_> = connection.flat_map(|(_, value)| names_in(value)).collect();
+    all.into_iter().filter(|(name, _)| !is_of_the_hop(name) && !named.contains(name)).collect()
+}
+
+/// Whether a header is not part of a call: it belongs to one connection, or is ours to say. The name in lower case.
+fn is_of_the_hop(name: &str) -> bool {
+    name.starts_with("x-reachback-")
+        || matches!(name, "host" | "content-length" | "expect")
+        || is_hop_by_hop(name)
+}
+
+/// The headers that a `Connection` header takes for its own.
+fn names_in(connection: &str) -> impl Iterator<Item = String> + use<'_> {
+    connection.split(',').map(|name| name.trim().to_ascii_lowercase())
+}
+
+/// What of a message's headers belongs to the call: names in lower case, values that are text.
+pub(crate) fn headers(all: &HeaderMap) -> BTreeMap<String, String> {
+    let named: Vec<_> = all
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(names_in)
+        .collect();
+    let mut kept = BTreeMap::<String, String>::new();
+    for (name, value) in all {
+        let name = name.as_str();
+        if is_of_the_hop(name) || named.iter().any(|named| named == name) {
+            continue;
+        }
+        // A header that is no text can't be said in JSON; nobody in this family of programs sends one.
+        let Ok(value) = value.to_str() else { continue };
+        kept.entry(name.to_owned())
+            .and_modify(|all| {
+                all.push_str(", ");
+                all.push_str(value);
+            })
+            .or_insert_with(|| value.to_owned());
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_told_the_callers_own_headers_however_they_are_written() {
+        let given = [
+            ("Transfer-Encoding", "chunked"),
+            ("CONTENT-LENGTH", "7"),
+            ("Host", "evil"),
+            ("Expect", "100-continue"),
+            ("Connection", "close, X-Secret-Hop"),
+            ("X-secret-hop", "1"),
+            ("X-Reachback-Caller", "root"),
+            ("X-Hero-Claims", "a"),
+        ];
+        let given = given.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        assert_eq!(callers_own(&given), [("x-hero-claims".to_owned(), &"a".to_owned())]);
+    }
+}
