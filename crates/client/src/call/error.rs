@@ -1,0 +1,102 @@
+//! Why a call has no result, told apart by what its caller has to know next: whether it can have happened.
+
+use std::time::Duration;
+
+use reachback_link::{OpenError, StreamEnd};
+use reachback_wire::{Code, Refusal};
+use serde_json::Value;
+
+/// Why a call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The call was turned away before anything reached the service; [`Refusal::code`] says why.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The service answered with an error of its own, passed on unchanged.
+    #[error("the service answered with error {code}: {message}")]
+    Service {
+        /// The service's number.
+        code: i64,
+        /// The service's text, control characters escaped.
+        message: String,
+        /// What it sent along.
+        data: Option<Value>,
+    },
+    /// The service answered with an HTTP status and no JSON-RPC.
+    #[error("the service answered with HTTP status {status} and no JSON-RPC: {text}")]
+    Status {
+        /// Not 2xx.
+        status: u16,
+        /// The begin of what it said, control characters escaped.
+        text: String,
+    },
+    /// No answer in time. Whether the call happened is unknown.
+    #[error("no answer within {0:?}; whether the call was carried out is unknown")]
+    Timeout(Duration),
+    /// The stream ended before the answer was whole. Whether the call happened is unknown.
+    #[error("{message}; whether the call was carried out is unknown")]
+    Broken {
+        /// `reset`, `lost`, or what the other end said.
+        code: Code,
+        /// The same as a sentence.
+        message: String,
+    },
+    /// The session was over before anything was sent.
+    #[error("the session with the explorer is over: {message}")]
+    NotConnected {
+        /// Why it ended.
+        code: Code,
+        /// The same as a sentence.
+        message: String,
+    },
+    /// Request or answer is larger than a call may be.
+    #[error("the {what} is larger than {limit} bytes; use a stream (connect, forward) for bulk data")]
+    TooLarge {
+        /// `request`, `headers` or `answer`.
+        what: &'static str,
+        /// Bytes.
+        limit: usize,
+    },
+    /// The answer is not what JSON-RPC says an answer is.
+    #[error("the answer can't be read: {0}")]
+    Garbled(String),
+    /// The parameters can't be written as JSON.
+    #[error("the parameters can't be sent: {0}")]
+    Unusable(String),
+}
+
+impl CallError {
+    /// The error as one of our codes; none for the service's own errors, which have codes of their own.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Service { .. } | Self::Status { .. } => None,
+            Self::Refused(refusal) => Some(refusal.code),
+            Self::Timeout(_) => Some(Code::Timeout),
+            Self::Broken { code, .. } | Self::NotConnected { code, .. } => Some(*code),
+            Self::TooLarge { .. } => Some(Code::TooLarge),
+            Self::Garbled(_) | Self::Unusable(_) => Some(Code::BadFrame),
+        }
+    }
+}
+
+impl From<OpenError> for CallError {
+    fn from(error: OpenError) -> Self {
+        let code = error.code();
+        match error {
+            OpenError::Refused(refusal) => Self::Refused(refusal),
+            OpenError::Ended(end) => Self::NotConnected { code, message: end.to_string() },
+            // Our own permits: nothing was sent either.
+            OpenError::Saturated(_) => Self::Refused(Refusal::new(code, error.to_string())),
+            other => Self::Broken { code, message: other.to_string() },
+        }
+    }
+}
+
+impl From<StreamEnd> for CallError {
+    fn from(end: StreamEnd) -> Self {
+        match end {
+            StreamEnd::Finished => Self::Garbled("it ended before it was whole".into()),
+            other => Self::Broken { code: other.code(), message: other.to_string() },
+        }
+    }
+}
