@@ -21,6 +21,7 @@ pub mod address;
 pub mod backoff;
 pub mod cidr;
 pub mod establish;
+pub mod held;
 pub mod mux;
 pub mod net;
 pub mod proxy;
@@ -35,11 +36,12 @@ pub use address::{Address, AddressError, ListenAddress};
 pub use backoff::Reconnect;
 pub use cidr::{Cidr, CidrError};
 pub use establish::{Admission, DialError, Established, GreetError, Side, dial, greet, greet_by};
+pub use held::{HeldSocket, own_uid};
 pub use mux::{
     ControlInbox, Driver, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
     SessionConfig, SessionEnd, StreamEnd, StreamIo, Substream, session,
 };
-pub use net::{Net, RealNet};
+pub use net::{Net, RealNet, is_this_machine};
 pub use proxy::{NoProxy, Proxied, Proxy, ProxySyntaxError};
 pub use sniff::{Greeting, SniffError, sniff};
 pub use splice::{SpliceError, Spliced, relay, relay_until, splice};

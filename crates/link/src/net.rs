@@ -3,7 +3,11 @@
 //! Everything that reaches out goes through [`Net`], so that tests (and a simulated network later) can stand in for
 //! the real one without the code above noticing.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use reachback_wire::limits;
@@ -75,6 +79,13 @@ pub async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     TcpStream::connect(last).await
 }
 
+/// Whether this machine has the address: what is dialled there is dialled here. Asks the kernel, which binds to
+/// nothing else, and sends nothing.
+pub fn is_this_machine(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    address.is_loopback() || address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()
+}
+
 /// Binds a TCP listener that can be bound again at once after a restart. Without a host it is dual stack, or IPv4
 /// where the kernel has no IPv6.
 async fn listen_tcp(host: Option<&str>, port: u16) -> io::Result<TcpListener> {
@@ -118,5 +129,21 @@ pub fn pause_after(error: &io::Error) -> Option<Duration> {
     match error.raw_os_error() {
         Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => None,
         _ => Some(limits::ACCEPT_PAUSE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_is_known_by_its_addresses() {
+        for here in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::"] {
+            assert!(is_this_machine(here.parse().unwrap()), "{here}");
+        }
+        // Kept for documentation (RFC 5737, RFC 3849): nobody has them.
+        for elsewhere in ["192.0.2.1", "2001:db8::1"] {
+            assert!(!is_this_machine(elsewhere.parse().unwrap()), "{elsewhere}");
+        }
     }
 }
