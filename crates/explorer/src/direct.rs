@@ -166,6 +166,15 @@ impl DirectNodes {
         Ok(())
     }
 
+    /// A node is reached through its session and in no other way from now on: an address that its heartbeats named is
+    /// not dialled any more, not even when the session ends. One that stands in the configuration stays.
+    pub(crate) fn withdraw(&self, node: &NodeId) {
+        let mut inner = self.inner.lock();
+        if inner.get(node).is_some_and(|entry| entry.heard.is_some()) {
+            inner.remove(node);
+        }
+    }
+
     /// All of them, in the order of names.
     pub(crate) fn copy(&self) -> Vec<DirectCopy> {
         self.inner.lock().iter().map(|(node, entry)| entry.copy(node)).collect()

@@ -312,24 +312,29 @@ fn forget(hub: &Hub, id: &NodeId) -> Outcome {
 
 fn heartbeat(hub: &Hub, params: &HeartbeatParams) -> Outcome {
     let HeartbeatParams { node_id, address } = params;
-    let address = match address {
-        None => NodeAddress::Tunnel,
-        Some(address) => address.parse().map_err(|error: NodeAddressError| {
+    let address: Option<NodeAddress> =
+        address.as_deref().map(str::parse).transpose().map_err(|error: NodeAddressError| {
             RpcError::new(super::rpc::INVALID_PARAMS, error.to_string())
-        })?,
-    };
-    if let NodeAddress::Dial(address) = address {
-        if !hub.dials_who_asks {
-            let message = "this explorer can be reached by strangers, so it dials only nodes of its configuration; \
-                           let the node connect with: reachback node, or configure [compat.hero]";
-            return Err(Refusal::new(Code::Denied, message).into());
+        })?;
+    match address {
+        Some(NodeAddress::Dial(address)) => {
+            if !hub.dials_who_asks {
+                let message = "this explorer can be reached by strangers, so it dials only nodes of its configuration; \
+                               let the node connect with: reachback node, or configure [compat.hero]";
+                return Err(Refusal::new(Code::Denied, message).into());
+            }
+            hub.direct.heartbeat(node_id, address)?;
         }
-        hub.direct.heartbeat(node_id, address)?;
-    } else if !hub.registry.has_session(node_id) {
-        let message = format!(
-            "{node_id} names no address and has no session here; send address (unix:///path or tcp://HOST:PORT)"
-        );
-        return Err(Refusal::new(Code::NodeOffline, message).into());
+        said if !hub.registry.has_session(node_id) => {
+            let what = if said.is_some() { "names its tunnel" } else { "names no address" };
+            let message = format!(
+                "{node_id} {what} and has no session here; start it with reachback node, or send address \
+                 (unix:///path or tcp://HOST:PORT)"
+            );
+            return Err(Refusal::new(Code::NodeOffline, message).into());
+        }
+        Some(NodeAddress::Tunnel) => hub.direct.withdraw(node_id),
+        None => {}
     }
     let offline_after_ms = u64::try_from(limits::DIRECT_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
     Ok(raw(&HeartbeatResult { ok: true, explorer: &hub.id, node_id, offline_after_ms }))
