@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use reachback_link::{
     Address, ControlInbox, DialError, Established, Incoming, MemoryBudget, Net, OpenError, Session,
-    SessionConfig, SessionEnd, Substream, session,
+    SessionEnd, Substream,
 };
 use reachback_wire::{Code, NodeId, Open, Refusal, Role, SessionId, Target, Welcome};
 use serde_json::Value;
@@ -16,6 +16,7 @@ use crate::{
     call::{Call, CallError, CallStream},
     identity::{Identity, Random, RandomError},
     limits::{DEFAULT_BUDGET, GOODBYE},
+    line::begin,
     stats::Stats,
 };
 
@@ -68,16 +69,8 @@ impl Client {
         let hello = options.identity.hello(0, 1)?;
         let Established { transport, side, welcome, .. } =
             reachback_link::dial(net.as_ref(), to, &hello).await?;
-        let (session, incoming, control, driver) = session(
-            transport,
-            SessionConfig {
-                side,
-                heartbeat: Duration::from_millis(welcome.heartbeat_ms),
-                max_open: welcome.limits.max_substreams,
-                stats: options.link_stats,
-                budget: options.budget,
-            },
-        );
+        let (session, incoming, control, driver) =
+            begin(transport, side, &welcome, options.link_stats, options.budget);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let end = driver.await;
@@ -154,7 +147,7 @@ impl Client {
         self.session.ended().await
     }
 
-    /// Says goodbye and waits until the session has gone, at most a second.
+    /// Says goodbye and waits until the session has gone, at most a second and a quarter.
     pub async fn close(mut self) {
         self.session.close(Code::Cancelled, "the client is done");
         let gone = async { while self.tasks.join_next().await.is_some() {} };

@@ -8,8 +8,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use reachback_link::{
-    Address, ControlInbox, DialError, Established, Incoming, ListenAddress, Listener, MemoryBudget, Net,
-    Pulse, Reconnect, Session, SessionConfig, Transport, session,
+    Address, ControlInbox, DialError, Driver, Established, Incoming, ListenAddress, Listener, MemoryBudget,
+    Net, Pulse, Reconnect, Session, SessionConfig, Side, Stats, Transport, session,
 };
 use reachback_wire::{Code, NodeId, SessionId, Welcome};
 use tokio::{
@@ -111,7 +111,7 @@ pub struct Line {
     /// Who dials.
     pub identity: Arc<Identity>,
     /// Counters of the sessions.
-    pub stats: Arc<reachback_link::Stats>,
+    pub stats: Arc<Stats>,
     /// The memory that all sessions of the process share.
     pub budget: Arc<MemoryBudget>,
     /// Is called at every change of state.
@@ -186,16 +186,8 @@ impl Line {
         let Established { transport, side, welcome, .. } = established;
         let (explorer, id) = (welcome.explorer.clone(), welcome.session);
         tracing::info!(explorer = %explorer, address = %self.to, session = %id, "session stands");
-        let (session, incoming, control, driver) = session(
-            transport,
-            SessionConfig {
-                side,
-                heartbeat: Duration::from_millis(welcome.heartbeat_ms),
-                max_open: welcome.limits.max_substreams,
-                stats: self.stats.clone(),
-                budget: self.budget.clone(),
-            },
-        );
+        let (session, incoming, control, driver) =
+            begin(transport, side, &welcome, self.stats.clone(), self.budget.clone());
         let mut pulse = session.pulse();
         let serving =
             |pulse| LineState::Serving { explorer: explorer.clone(), session: id, pulse, rtt: session.rtt() };
@@ -256,6 +248,24 @@ impl Line {
             () = sleep_until(until) => true,
         }
     }
+}
+
+/// A session on the terms that the explorer named in its welcome.
+pub(crate) fn begin(
+    transport: Transport,
+    side: Side,
+    welcome: &Welcome,
+    stats: Arc<Stats>,
+    budget: Arc<MemoryBudget>,
+) -> (Session, Incoming, ControlInbox, Driver) {
+    let config = SessionConfig {
+        side,
+        heartbeat: Duration::from_millis(welcome.heartbeat_ms),
+        max_open: welcome.limits.max_substreams,
+        stats,
+        budget,
+    };
+    session(transport, config)
 }
 
 /// An attempt that came to no session.

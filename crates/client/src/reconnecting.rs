@@ -104,7 +104,7 @@ impl Reconnecting {
         &self.stats
     }
 
-    /// Says goodbye and waits until the line has ended, at most two seconds.
+    /// Says goodbye and waits until the line has ended, at most two and a half seconds.
     pub async fn shutdown(mut self) {
         self.stop.cancel();
         let gone = async { while self.tasks.join_next().await.is_some() {} };
