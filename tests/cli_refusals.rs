@@ -65,7 +65,7 @@ fn services_that_cannot_be_are_refused_with_the_nearest_key() {
     let finished = home.run(&["node", "--id", "edge-7", "--service", "rpc=80,framng=http"]);
     says(
         refused(&finished, 64),
-        "error: service \"rpc=80,framng=http\": unknown key \"framng\"; there are \"framing\" and \"path\"",
+        "error: service \"rpc=80,framng=http\": unknown key \"framng\"; did you mean \"framing\"?",
     );
     let finished = home.run(&["node", "--id", "edge-7", "--service", "dns=udp://127.0.0.1:53"]);
     assert!(refused(&finished, 64).contains("UDP is not in this version"), "{}", finished.stderr);

@@ -71,6 +71,7 @@ A service is NAME=ADDRESS[,key=value]:
   db=tcp://10.0.0.5:5432                 a host and port this machine can reach
   rpc=/run/hero/rpc.sock,framing=http    a Unix socket, and what it speaks:
                                          http (path=/rpc), lines or raw
+  old=7001,probe=off                     left alone until somebody visits it
 
 Examples:
   reachback node --explorer hub:9002 --service ssh=22

@@ -31,8 +31,8 @@ pub struct NodeConfig {
     /// through it.
     pub proxy: Option<Proxy>,
     /// How often services with an address are probed: a connection that is closed at once, which a service sees.
-    /// [`PROBE_EVERY`](crate::PROBE_EVERY) is a good value, at least 50 ms are kept between two. Without it a service's
-    /// health is what its last visitor's connection said.
+    /// [`PROBE_EVERY`](crate::PROBE_EVERY) is a good value, at least 50 ms are kept between two. Without it, or
+    /// with [`Probe::Off`](crate::Probe::Off), a service's health is what its last visitor's connection said.
     pub probe_every: Option<Duration>,
     /// Counters of what the node itself calls, through its [`uplink`](crate::Node::uplink).
     pub caller_stats: Arc<reachback_client::Stats>,

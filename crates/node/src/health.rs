@@ -3,7 +3,7 @@
 //!
 //! A probe finds the service that died at night before its first caller does. It is a visitor all the same: it shows up
 //! in the service's log, and a service that serves one connection in its life has had it. So probing is a setting, and
-//! a probe connects and closes, nothing more.
+//! a probe connects and closes, nothing more. A service can be left out (`probe=off`).
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     dial::reach,
     limits::{HEALTH_REASON_MAX, PROBE_EVERY_MIN, PROBE_LIMIT, PROBES_AT_ONCE},
     serve::Desk,
-    service::Endpoint,
+    service::{Endpoint, Probe},
 };
 
 /// The last word on each service, for every line to announce.
@@ -67,7 +67,7 @@ impl Healths {
     }
 }
 
-/// Probes every service with an address at once, then again about `every`, and new ones as soon as they are declared.
+/// Probes every service with an address that does not forbid it at once, then again about `every`, and new ones as soon as they are declared.
 /// Never returns while all is well.
 ///
 /// # Errors
@@ -81,6 +81,7 @@ pub(crate) async fn probe(
     loop {
         let listed = services.borrow_and_update().clone();
         stream::iter(listed.values())
+            .filter(|declared| std::future::ready(declared.service.probe() == Probe::On))
             .for_each_concurrent(PROBES_AT_ONCE, |declared| probe_one(&desk, declared))
             .await;
         // A fleet that was started at once must not knock at a shared service at once for ever.

@@ -48,5 +48,5 @@ pub use handler::{Handler, Visit};
 pub use limits::PROBE_EVERY;
 pub use node::{LineStatus, Node};
 pub use reachback_client::LineState;
-pub use service::{Endpoint, Framing, Service, ServiceError};
+pub use service::{Endpoint, Framing, Probe, Service, ServiceError};
 pub use stats::Stats;

@@ -7,7 +7,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use reachback_link::Address;
-use reachback_wire::{ServiceName, text::sanitize};
+use reachback_wire::{ServiceName, nearest, text::sanitize};
 
 use crate::handler::Handler;
 
@@ -18,6 +18,7 @@ pub struct Service {
     endpoint: Endpoint,
     framing: Option<Framing>,
     path: Option<Box<str>>,
+    probe: Option<Probe>,
 }
 
 /// Where a call is posted when nothing else was said.
@@ -46,6 +47,16 @@ pub enum Framing {
     Raw,
 }
 
+/// Whether the node connects to a service now and then only to see whether it can; see
+/// [`NodeConfig::probe_every`](crate::NodeConfig::probe_every).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Probe {
+    /// It does, so that a service that died is known before its next visitor comes.
+    On,
+    /// It does not: for a service that logs every connection, takes only one, or is started by it.
+    Off,
+}
+
 /// A service entry that can't be used: which, why, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("service \"{entry}\": {reason}")]
@@ -57,7 +68,7 @@ pub struct ServiceError {
 impl Service {
     /// A service at an endpoint.
     pub fn new(name: ServiceName, endpoint: Endpoint) -> Self {
-        Self { name, endpoint, framing: None, path: None }
+        Self { name, endpoint, framing: None, path: None, probe: None }
     }
 
     /// A service that is a function of this program; see [`Handler`].
@@ -70,7 +81,8 @@ impl Service {
     }
 
     /// Reads `NAME=ADDRESS[,key=value…]`, as in `ssh=22` or `rpc=/run/app/rpc.sock,framing=http`. ADDRESS is
-    /// `unix:///path`, `/path`, `tcp://HOST:PORT`, `HOST:PORT` or `PORT` (on 127.0.0.1). Keys: `framing` (see [`Framing`]) and `path`, where calls are posted.
+    /// `unix:///path`, `/path`, `tcp://HOST:PORT`, `HOST:PORT` or `PORT` (on 127.0.0.1). Keys: `framing` (see
+    /// [`Framing`]), `path` (where calls are posted) and `probe` (see [`Probe`]).
     ///
     /// # Errors
     /// The entry breaks the grammar; the error says where and what to write.
@@ -96,6 +108,10 @@ impl Service {
                 }
                 "path" if service.path.is_some() => return Err(refuse("path is given twice".into())),
                 "path" => service.path = Some(check_path(value.trim()).map_err(refuse)?),
+                "probe" if service.probe.is_some() => return Err(refuse("probe is given twice".into())),
+                "probe" => {
+                    service.probe = Some(value.parse().map_err(|error: ProbeError| refuse(error.0))?);
+                }
                 other => return Err(refuse(unknown_key(other))),
             }
         }
@@ -123,6 +139,13 @@ impl Service {
         Ok(self)
     }
 
+    /// The same service, probed or not. Means nothing for a handler, which is never probed.
+    #[must_use]
+    pub fn with_probe(mut self, probe: Probe) -> Self {
+        self.probe = Some(probe);
+        self
+    }
+
     /// What callers write after the node's id.
     pub fn name(&self) -> &ServiceName {
         &self.name
@@ -141,6 +164,11 @@ impl Service {
     /// Where its calls are posted.
     pub fn path(&self) -> &str {
         self.path.as_deref().unwrap_or(DEFAULT_PATH)
+    }
+
+    /// Whether it is probed where its node probes. It is unless something else was said.
+    pub fn probe(&self) -> Probe {
+        self.probe.unwrap_or(Probe::On)
     }
 }
 
@@ -243,6 +271,26 @@ impl FromStr for Framing {
     }
 }
 
+/// A word that says neither on nor off.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ProbeError(String);
+
+impl FromStr for Probe {
+    type Err = ProbeError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            other => Err(ProbeError(format!("probe \"{}\" is not on or off", sanitize(other, 64)))),
+        }
+    }
+}
+
+/// Keys of an entry behind its address.
+const KEYS: [&str; 3] = ["framing", "path", "probe"];
+
 /// Keys that later versions have, so that an entry written for them is not called a typing error.
 const LATER: [&str; 2] = ["allow", "compression"];
 
@@ -262,7 +310,11 @@ fn unknown_key(key: &str) -> String {
     if LATER.contains(&key) {
         return format!("key \"{key}\" is not in this version; leave it out");
     }
-    format!("unknown key \"{}\"; there are \"framing\" and \"path\"", sanitize(key, 64))
+    let written = sanitize(key, 64);
+    match nearest(key, KEYS) {
+        Some(meant) => format!("unknown key \"{written}\"; did you mean \"{meant}\"?"),
+        None => format!("unknown key \"{written}\"; there are {}", KEYS.join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -296,6 +348,18 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_probed_unless_it_says_otherwise() {
+        for (entry, probe) in [
+            ("rpc=80", Probe::On),
+            ("rpc=80,probe=on,framing=raw", Probe::On),
+            ("rpc=80,framing=raw,probe=off", Probe::Off),
+        ] {
+            assert_eq!(Service::parse(entry).unwrap().probe(), probe, "{entry}");
+        }
+        assert_eq!(Service::parse("rpc=80").unwrap().with_probe(Probe::Off).probe(), Probe::Off);
+    }
+
+    #[test]
     fn refusals_say_what_and_what_instead() {
         for (entry, part) in [
             ("ssh", "write NAME=ADDRESS"),
@@ -316,8 +380,11 @@ mod tests {
             ("rpc=80,framing", "is not key=value"),
             ("rpc=80,framing=grpc", "is not http, lines or raw"),
             ("rpc=80,framing=http,framing=raw", "given twice"),
-            ("rpc=80,framng=http", "there are \"framing\" and \"path\""),
-            ("rpc=80,colour=red", "unknown key \"colour\""),
+            ("rpc=80,framng=http", "unknown key \"framng\"; did you mean \"framing\"?"),
+            ("rpc=80,Probe=off", "did you mean \"probe\"?"),
+            ("rpc=80,colour=red", "unknown key \"colour\"; there are framing, path, probe"),
+            ("rpc=80,probe=no", "probe \"no\" is not on or off"),
+            ("rpc=80,probe=on,probe=off", "given twice"),
             ("rpc=80,compression=lz4", "not in this version"),
             ("rpc=80,path=rpc", "is none"),
             ("rpc=80,path=", "is none"),

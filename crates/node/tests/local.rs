@@ -285,6 +285,25 @@ async fn a_probe_finds_a_service_that_dies_and_comes_back_before_any_visitor_doe
     assert_eq!(next_health(&mut peer).await, [("db".to_owned(), HealthState::Ok)], "never a handler");
 }
 
+#[tokio::test]
+async fn a_service_that_wants_no_probes_gets_none() {
+    let mut hub = Hub::bind().await;
+    let (probed, address) = listener().await;
+    let (quiet, quiet_address) = listener().await;
+    let quiet_entry = format!("quiet={quiet_address},probe=off");
+    let mut config = config(&hub, &[&format!("db={address}"), &quiet_entry]);
+    config.probe_every = Some(Duration::from_millis(60));
+    let _node = Node::start(config, Arc::new(RealNet)).unwrap();
+    let mut peer = hub.admit().await;
+    let first = announced(&mut peer).await;
+    assert_eq!(names(&first), ["db", "quiet"]);
+    for _ in 0..3 {
+        within("a probe", probed.accept()).await.unwrap();
+    }
+    assert!(tokio::time::timeout(Duration::ZERO, quiet.accept()).await.is_err(), "three rounds, no visitor");
+    assert_eq!(first.services[1].health, HealthState::Unknown);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_service_that_never_answers_costs_a_probe_two_seconds_and_the_others_nothing() {
     let (near, mut far) = (Silent::default(), tokio::task::JoinSet::new());

@@ -6,7 +6,7 @@ use std::{
 };
 
 use reachback_link::{Address, ListenAddress};
-use reachback_node::{AllowDial, Endpoint, Framing, NodeConfig, PROBE_EVERY, Service};
+use reachback_node::{AllowDial, Endpoint, Framing, NodeConfig, PROBE_EVERY, Probe, Service};
 use reachback_wire::{NodeId, ServiceName, Target};
 use serde::Deserialize;
 
@@ -45,6 +45,7 @@ struct ServiceTable {
     address: Checked<Endpoint>,
     framing: Option<Checked<Framing>>,
     path: Option<String>,
+    probe: Option<Checked<Probe>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -201,6 +202,9 @@ fn services(
         if let Some(framing) = table.framing {
             service = service.with_framing(framing.0);
         }
+        if let Some(probe) = table.probe {
+            service = service.with_probe(probe.0);
+        }
         match table.path {
             Some(path) => service.with_path(&path).map_err(Failure::config),
             None => Ok(service),
@@ -295,6 +299,20 @@ mod tests {
     }
 
     #[test]
+    fn a_service_can_forbid_probes_in_each_place() {
+        let table = "[[service]]\nname = \"db\"\naddress = \"5432\"\nprobe = \"off\"\n";
+        for (flags, variables, file) in [
+            (&["--service", "db=5432,probe=off"][..], &[][..], None),
+            (&[], &[("REACHBACK_SERVICE", "db=5432,probe=off")][..], None),
+            (&[], &[], Some(table)),
+        ] {
+            let flags = [&["--id", "edge-7"], flags].concat();
+            let config = resolved(&flags, variables, file).unwrap();
+            assert_eq!(config.services().values().next().unwrap().probe(), Probe::Off, "{flags:?} {file:?}");
+        }
+    }
+
+    #[test]
     fn without_an_explorer_the_local_one_is_dialled() {
         let config = resolved(&["--id", "edge-7"], &[], None).unwrap();
         assert_eq!(explorers(&config), ["unix:///run/reachback/explorer.sock"]);
@@ -330,7 +348,7 @@ mod tests {
                 &[],
                 None,
                 64,
-                "unknown key \"framng\"; there are \"framing\" and \"path\"",
+                "unknown key \"framng\"; did you mean \"framing\"?",
             ),
             (&["--service", "a=1", "--service", "a=2"], &[], None, 78, "declared twice"),
             (&["--label", "eu"], &[], None, 64, "KEY=VALUE"),
@@ -339,6 +357,13 @@ mod tests {
             (&[], &[], Some("explorers = [\n\"hub\",\n\"http://x\"]\n"), 78, "unknown scheme"),
             (&[], &[], Some("\n[[service]]\nname = \"a.b\"\naddress = \"1\"\n"), 78, "line 3"),
             (&[], &[], Some("[[service]]\nname = \"a\"\nadress = \"1\"\n"), 78, "did you mean \"address\"?"),
+            (
+                &[],
+                &[],
+                Some("[[service]]\nname = \"a\"\naddress = \"1\"\nprobe = \"no\"\n"),
+                78,
+                "not on or off",
+            ),
         ] {
             let mut line = flags.to_vec();
             if !line.contains(&"edge-7") {
