@@ -22,6 +22,7 @@ pub mod backoff;
 pub mod cidr;
 pub mod establish;
 pub mod held;
+mod memory;
 pub mod mux;
 pub mod net;
 pub mod proxy;
@@ -37,6 +38,7 @@ pub use backoff::Reconnect;
 pub use cidr::{Cidr, CidrError};
 pub use establish::{Admission, DialError, Established, GreetError, Side, dial, greet, greet_by};
 pub use held::{HeldSocket, own_uid};
+pub use memory::MemoryBudget;
 pub use mux::{
     ControlInbox, Driver, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
     SessionConfig, SessionEnd, StreamEnd, StreamIo, Substream, session,
@@ -45,5 +47,5 @@ pub use net::{Net, RealNet, is_this_machine};
 pub use proxy::{NoProxy, Proxied, Proxy, ProxySyntaxError};
 pub use sniff::{Greeting, SniffError, sniff};
 pub use splice::{SpliceError, Spliced, relay, relay_until, splice};
-pub use stats::{MemoryBudget, Stats};
+pub use stats::Stats;
 pub use transport::Transport;

@@ -1,9 +1,9 @@
-//! What the link counts, and the one figure that bounds its memory.
+//! What the link counts.
 //!
 //! Whoever builds sessions passes these in, so that a process with several roles has one set of counters per role and
 //! nothing global exists.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident,)* }) => {
@@ -60,46 +60,4 @@ pub fn count(counter: &AtomicU64) {
 /// Adds to a counter.
 pub fn add(counter: &AtomicU64, n: u64) {
     counter.fetch_add(n, Ordering::Relaxed);
-}
-
-/// Bytes that peers make this process hold, over all sessions: one atomic, shared by every session of the process.
-#[derive(Debug)]
-pub struct MemoryBudget {
-    limit: usize,
-    used: AtomicUsize,
-}
-
-impl MemoryBudget {
-    /// A budget of `limit` bytes. What the kernel and fixed structures take is not counted.
-    pub fn new(limit: usize) -> Self {
-        Self { limit, used: AtomicUsize::new(0) }
-    }
-
-    /// Bytes held now.
-    pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// The bytes that may be held.
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-
-    /// Whether more is held than may be: the session that notices gives something up.
-    pub fn is_exceeded(&self) -> bool {
-        self.used() > self.limit
-    }
-
-    /// Whether so much is held that nothing new may begin.
-    pub fn is_strained(&self) -> bool {
-        self.used() > self.limit / 4 * 3
-    }
-
-    pub(crate) fn take(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    pub(crate) fn give_back(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
 }

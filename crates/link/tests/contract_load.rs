@@ -251,6 +251,54 @@ async fn a_process_over_its_budget_takes_from_whoever_holds_most() {
 }
 
 #[tokio::test]
+async fn a_quiet_session_that_holds_most_pays_for_the_one_that_fills_the_rest() {
+    const BUDGET: usize = 4 * MIB;
+    let budget = Arc::new(MemoryBudget::new(BUDGET));
+    let two = |budget: &Arc<MemoryBudget>| {
+        let (near, far) = Transport::memory_pair(64 * 1024);
+        let near = end(near, Side::Dialer, &Settings::default());
+        (near, end_within(far, Side::Acceptor, &Settings::default(), budget))
+    };
+    let (greedy, mut held) = two(&budget);
+    let (modest, mut other) = two(&budget);
+    let mut quiet = Vec::new();
+    for _ in 0..12 {
+        quiet.push(open(&greedy.session, &mut held.incoming).await);
+    }
+    let mut live = Vec::new();
+    for _ in 0..7 {
+        live.push(open(&modest.session, &mut other.incoming).await);
+    }
+    for (ours, _) in &mut quiet {
+        soon("a window", ours.send(RecordKind::Data, &pattern(240_000))).await.unwrap();
+    }
+    until("bytes held", || budget.used(), |used| *used >= 12 * 240_000).await;
+    // From here on nothing moves on the greedy session.
+    for (ours, _) in &mut live {
+        soon("a window", ours.send(RecordKind::Data, &pattern(240_000))).await.unwrap();
+    }
+    let cut = || held.stats.substreams_over_budget.load(Ordering::Relaxed);
+    until(
+        "everything sent, here or given up",
+        || (cut(), budget.used()),
+        |(cut, used)| used + *cut as usize * 240_000 >= 19 * 240_000 && *used <= BUDGET,
+    )
+    .await;
+    // Once over the limit, down to nine tenths of it: two of 240,000 bytes, not one and not all.
+    assert!((2..=3).contains(&cut()), "{} of its streams were cut off", cut());
+    assert_eq!(other.stats.substreams_over_budget.load(Ordering::Relaxed), 0);
+    for (_, theirs) in &mut live {
+        let mut left = 240_000;
+        while left > 0 {
+            match soon("the modest one's bytes", theirs.next()).await.unwrap() {
+                Record::Data(bytes) => left -= bytes.len(),
+                other => panic!("{other:?} among data"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn above_three_quarters_of_the_budget_new_opens_are_refused_and_live_streams_go_on() {
     let budget = Arc::new(MemoryBudget::new(MIB));
     let (near, far) = Transport::memory_pair(64 * 1024);

@@ -149,10 +149,6 @@ pub const STREAM_UNREAD_MAX: usize = 66 * MIB;
 /// heartbeats and every other stream.
 pub const SESSION_UNREAD_MAX: usize = 128 * MIB;
 
-/// A session below this is never asked to give up streams when the process is over its budget: ordinary
-/// sessions do not pay for the one that fills the memory.
-pub const SESSION_UNREAD_FAIR: usize = 4 * MIB;
-
 /// What the smallest frame is charged in the ledger: a frame of one byte costs its entry in a queue, an
 /// allocation and bookkeeping, so a flood of tiny frames must not look like nothing.
 pub const LEDGER_MIN_CHARGE: usize = 64;
@@ -270,7 +266,6 @@ const _: () = {
     assert!(2 * SERVICE_OPENS_IN_FLIGHT <= MUX_ACK_BACKLOG);
     // The ledger allows what one grown window allows.
     assert!(STREAM_UNREAD_MAX > 64 * MIB + 256 * KIB + RECORD_MAX && SESSION_UNREAD_MAX > STREAM_UNREAD_MAX);
-    assert!(SESSION_UNREAD_FAIR < STREAM_UNREAD_MAX);
     assert!(SESSION_SENDING_MAX >= WRITE_BATCH && WRITE_BATCH >= WRITE_BATCH_BLOCKED);
     // Control has room for several of its short messages.
     assert!(CONTROL_OUT_MAX >= 4 * OPEN_MAX && SERVICES_MAX > OPEN_MAX);

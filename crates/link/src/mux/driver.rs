@@ -135,7 +135,7 @@ impl Driver {
             // Streams that were given up and that the mux has let go of just now make room, and it wakes nobody for
             // that. It hears of a new stream's first frame only if it was polled since, hence another turn.
             let opened = self.open_streams(cx);
-            self.cut_off_victims();
+            self.cut_off_victims(cx);
             let control = self.poll_control(cx);
             self.roll();
             if self.shared.end().is_some() {
@@ -316,8 +316,8 @@ impl Driver {
         }
     }
 
-    fn cut_off_victims(&mut self) {
-        let victims = self.shared.ledger.lock().victims();
+    fn cut_off_victims(&mut self, cx: &Context<'_>) {
+        let victims = self.shared.ledger.lock().victims(cx.waker());
         for core in victims.iter().filter_map(std::sync::Weak::upgrade) {
             stats::count(&self.shared.stats.substreams_over_budget);
             core.cut_off();

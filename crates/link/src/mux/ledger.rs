@@ -22,14 +22,12 @@ use super::{
     header::{self, Header, Kind},
     substream::Core,
 };
-use crate::stats::MemoryBudget;
+use crate::memory::{Account, MemoryBudget};
 
 /// The books of one session.
 pub(super) struct Ledger {
-    budget: Arc<MemoryBudget>,
+    account: Account,
     entries: BTreeMap<u32, Entry>,
-    unread: usize,
-    sending: usize,
     waiting_to_send: VecDeque<(u32, Waker)>,
     victims: Vec<u32>,
 }
@@ -61,10 +59,8 @@ pub(super) enum LedgerError {
 impl Ledger {
     pub(super) fn new(budget: Arc<MemoryBudget>) -> Self {
         Self {
-            budget,
+            account: Account::open(budget),
             entries: BTreeMap::new(),
-            unread: 0,
-            sending: 0,
             waiting_to_send: VecDeque::new(),
             victims: Vec::new(),
         }
@@ -90,8 +86,7 @@ impl Ledger {
             if !entry.local_done && !entry.condemned {
                 let charge = charge(header.body());
                 entry.unread += charge;
-                self.unread += charge;
-                self.budget.take(charge);
+                self.account.hold(charge);
             }
         }
         entry.remote_finished |= header.has(header::FIN);
@@ -106,9 +101,8 @@ impl Ledger {
         } else if over {
             self.condemn(header.stream);
         }
-        let over = self.unread > limits::SESSION_UNREAD_MAX;
-        let unfair = self.budget.is_exceeded() && self.unread > limits::SESSION_UNREAD_FAIR;
-        if (over || unfair) && !self.has_victims() {
+        let over = self.account.unread() > limits::SESSION_UNREAD_MAX;
+        if (over || self.account.must_give()) && !self.has_victims() {
             self.condemn_largest();
         }
         Ok(())
@@ -126,8 +120,7 @@ impl Ledger {
         if let Some(entry) = self.entries.get_mut(&stream) {
             let charge = charge(body).min(entry.unread);
             entry.unread -= charge;
-            self.unread -= charge;
-            self.budget.give_back(charge);
+            self.account.release(charge);
         }
     }
 
@@ -135,8 +128,7 @@ impl Ledger {
     pub(super) fn detach(&mut self, stream: u32, closed: bool) {
         let Some(entry) = self.entries.get_mut(&stream) else { return };
         let unread = std::mem::take(&mut entry.unread);
-        self.unread -= unread;
-        self.budget.give_back(unread);
+        self.account.release(unread);
         entry.local_done = true;
         let awaited = entry.permit.is_some() && closed && !entry.remote_done;
         if !awaited && entry.sending == 0 {
@@ -158,7 +150,8 @@ impl Ledger {
     /// Whether a stream may hand over `len` more bytes for sending; if not, `waker` is woken when it may try again.
     pub(super) fn may_send(&mut self, stream: u32, len: usize, waker: &Waker) -> bool {
         let held = self.entries.get(&stream).map_or(0, |entry| entry.sending);
-        if self.sending < limits::SESSION_SENDING_MAX || (held == 0 && len <= limits::SMALL_RECORD) {
+        if self.account.sending() < limits::SESSION_SENDING_MAX || (held == 0 && len <= limits::SMALL_RECORD)
+        {
             return true;
         }
         match self.waiting_to_send.iter_mut().find(|(waiting, _)| *waiting == stream) {
@@ -170,8 +163,7 @@ impl Ledger {
 
     /// A stream is about to hand over a frame with `body` bytes.
     pub(super) fn handed_over(&mut self, stream: u32, body: usize) {
-        self.sending += body;
-        self.budget.take(body);
+        self.account.queue(body);
         if let Some(entry) = self.entries.get_mut(&stream) {
             entry.sending += body;
         }
@@ -193,17 +185,22 @@ impl Ledger {
     }
 
     /// Streams to be cut off, their memory already given back: cutting is the driver's task, since they may be locked
-    /// right now.
-    pub(super) fn victims(&mut self) -> Vec<Weak<Core>> {
+    /// right now. `driver` is woken when the process asks this session to give one up.
+    pub(super) fn victims(&mut self, driver: &Waker) -> Vec<Weak<Core>> {
+        let asked = self.account.is_asked(driver);
+        if asked && !self.has_victims() {
+            self.condemn_largest();
+        }
         let mut cores = Vec::new();
         for stream in std::mem::take(&mut self.victims) {
             if let Some(entry) = self.entries.get_mut(&stream) {
-                let unread = std::mem::take(&mut entry.unread);
-                self.unread -= unread;
-                self.budget.give_back(unread);
+                self.account.release(std::mem::take(&mut entry.unread));
                 entry.wake_watcher();
                 cores.push(entry.core.clone());
             }
+        }
+        if asked {
+            self.account.has_given();
         }
         cores
     }
@@ -215,12 +212,16 @@ impl Ledger {
     /// Bytes held for this session.
     #[cfg(test)]
     fn unread(&self) -> usize {
-        self.unread
+        self.account.unread()
     }
 
     /// The session is over: everything is given back, everyone who waits is woken to find that out.
     pub(super) fn close(&mut self) {
-        self.budget.give_back(std::mem::take(&mut self.unread) + std::mem::take(&mut self.sending));
+        self.account.release(self.account.unread());
+        self.account.sent(self.account.sending());
+        if self.account.must_give() {
+            self.account.has_given();
+        }
         for (_, mut entry) in std::mem::take(&mut self.entries) {
             entry.wake_watcher();
         }
@@ -233,9 +234,7 @@ impl Ledger {
         if body == 0 {
             return;
         }
-        let gone = body.min(self.sending);
-        self.sending -= gone;
-        self.budget.give_back(gone);
+        self.account.sent(body);
         if let Some(entry) = self.entries.get_mut(&stream) {
             entry.sending = entry.sending.saturating_sub(body);
             if entry.sending == 0 && entry.local_done && entry.remote_done {
@@ -248,8 +247,8 @@ impl Ledger {
     /// Wakes as many as there is room for, in the order they came; all of them once nothing is under way any more,
     /// since then nobody else would.
     fn wake_senders(&mut self) {
-        let mut room = limits::SESSION_SENDING_MAX.saturating_sub(self.sending);
-        while room > 0 || self.sending == 0 {
+        let mut room = limits::SESSION_SENDING_MAX.saturating_sub(self.account.sending());
+        while room > 0 || self.account.sending() == 0 {
             let Some((_, waker)) = self.waiting_to_send.pop_front() else { return };
             waker.wake();
             room = room.saturating_sub(limits::RECORD_MAX);
@@ -260,7 +259,7 @@ impl Ledger {
         let largest = self
             .entries
             .iter()
-            .filter(|(_, entry)| !entry.condemned)
+            .filter(|(_, entry)| !entry.condemned && entry.unread > 0)
             .max_by_key(|(_, entry)| entry.unread)
             .map(|(stream, _)| *stream);
         if let Some(stream) = largest {
@@ -339,7 +338,7 @@ mod tests {
             ledger.received(&data(2, 0, 65_536)).unwrap();
         }
         let held = ledger.unread();
-        assert_eq!(ledger.victims().len(), 1, "one stream is condemned, once");
+        assert_eq!(ledger.victims(Waker::noop()).len(), 1, "one stream is condemned, once");
         assert!(ledger.entries[&4].condemned);
         assert!(ledger.unread() < held * 2 / 3, "what it held is given back");
         let held = ledger.unread();
@@ -396,8 +395,12 @@ mod tests {
         while ledger.may_send(1, 65_536, waker) {
             ledger.handed_over(1, 65_536);
         }
-        assert!(ledger.sending >= limits::SESSION_SENDING_MAX);
-        assert_eq!(budget.used(), ledger.sending, "what waits to be sent is memory of the process too");
+        assert!(ledger.account.sending() >= limits::SESSION_SENDING_MAX);
+        assert_eq!(
+            budget.used(),
+            ledger.account.sending(),
+            "what waits to be sent is memory of the process too"
+        );
         assert!(!ledger.may_send(3, 65_536, waker));
         assert!(ledger.may_send(3, limits::SMALL_RECORD, waker));
         ledger.handed_over(3, 100);

@@ -29,7 +29,8 @@ use super::{
 };
 use crate::{
     Side,
-    stats::{self, MemoryBudget, Stats},
+    memory::MemoryBudget,
+    stats::{self, Stats},
 };
 
 /// What a session needs to know from its owner.
