@@ -206,6 +206,7 @@ fn read_item(text: &[u8]) -> Result<Answer, CallError> {
 
 #[derive(Deserialize)]
 struct RpcAnswer {
+    id: Option<Value>,
     #[serde(default, deserialize_with = "present")]
     result: Option<Value>,
     error: Option<ServiceError>,
@@ -226,6 +227,11 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<V
 fn read_answer(body: &[u8]) -> Result<Value, CallError> {
     let answer: RpcAnswer =
         serde_json::from_slice(body).map_err(|error| CallError::Garbled(error.to_string()))?;
+    // Without an id it can be about nothing else; with somebody else's it is no answer to this call.
+    if let Some(id) = answer.id.filter(|id| *id != ID) {
+        let id = sanitize(&id.to_string(), 40);
+        return Err(CallError::Garbled(format!("it is for id {id}, the call has id {ID}; mend the service")));
+    }
     match answer {
         RpcAnswer { error: Some(error), .. } => Err(CallError::Service {
             code: error.code,
@@ -267,7 +273,12 @@ mod tests {
         let CallError::Service { code, message, data } = error else { panic!("{error}") };
         assert_eq!((code, data), (-32601, Some(json!(7))));
         assert!(!message.contains('\x1b'), "{message:?}");
-        for garbled in [&b""[..], b"{}", b"[]", b"nonsense", br#"{"result":1"#] {
+        for own in [&br#"{"result":1}"#[..], br#"{"id":null,"result":1}"#] {
+            assert_eq!(read_answer(own).unwrap(), json!(1));
+        }
+        let others: [&[u8]; 2] =
+            [br#"{"id":2,"result":1}"#, br#"{"id":"1","error":{"code":1,"message":""}}"#];
+        for garbled in [&b""[..], b"{}", b"[]", b"nonsense", br#"{"result":1"#].into_iter().chain(others) {
             assert!(matches!(read_answer(garbled), Err(CallError::Garbled(_))), "{garbled:?}");
         }
     }
