@@ -3,9 +3,14 @@
 //! This is the checked shape: files, flags and variables are the command line's business. A configuration that
 //! [`ExplorerConfig::check`] accepts can still meet a taken port, but no rule of ours.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::{Component, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
-use reachback_link::{Address, ListenAddress, MemoryBudget, Stats as LinkStats};
+use reachback_link::{Address, Cidr, ListenAddress, MemoryBudget, Stats as LinkStats};
 use reachback_wire::{NodeId, Target, text::sanitize};
 
 use crate::{limits, stats::Stats};
@@ -94,6 +99,11 @@ pub struct HeroCompat {
 /// A TCP port that leads to one service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
+    /// Directories below which a heartbeat may name Unix sockets when it comes over the network, or from a user who
+    /// does not own the socket. Absolute, without `..`.
+    pub heartbeat_sockets: Vec<PathBuf>,
+    /// Blocks in which a heartbeat may name TCP addresses, besides the address it comes from.
+    pub heartbeat_networks: Vec<Cidr>,
     /// Where visitors connect. It is bound only while the target can be reached.
     pub listen: ListenAddress,
     /// `NODE/SERVICE`.
@@ -154,6 +164,11 @@ pub enum ConfigError {
     Heartbeat {
         /// What was given.
         given: Duration,
+    /// A directory that is no place, or every place.
+    #[error(
+        "compat.hero.heartbeat_sockets {0:?}: write the absolute path of a directory of its own, without .., as in /run/hero"
+    )]
+    HeartbeatSockets(PathBuf),
     },
 }
 
@@ -230,6 +245,13 @@ impl ExplorerConfig {
         Ok(())
     }
 }
+        let sockets = self.hero.iter().flat_map(|hero| &hero.heartbeat_sockets);
+        for directory in sockets {
+            let climbs = directory.components().any(|part| part == Component::ParentDir);
+            if !directory.is_absolute() || climbs || directory.parent().is_none() {
+                return Err(ConfigError::HeartbeatSockets(directory.clone()));
+            }
+        }
 
 impl SocketConfig {
     /// A socket that only its owner can use.
@@ -319,6 +341,11 @@ mod tests {
 
     #[test]
     fn publications_may_face_strangers_because_each_was_written_down() {
+        for wrong in ["run/hero", "/", "/run/hero/../x"] {
+            let hero = HeroCompat { heartbeat_sockets: vec![wrong.into()], ..HeroCompat::default() };
+            let refusal = refused(|c| c.hero = Some(hero));
+            assert!(refusal.contains(wrong) && refusal.contains("/run/hero"), "{refusal}");
+        }
         let mut config = config();
         config
             .publish

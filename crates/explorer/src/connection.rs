@@ -8,7 +8,8 @@
 use std::{collections::VecDeque, convert::Infallible, future::pending, sync::Arc};
 
 use reachback_link::{
-    Driver, Inbound, InboundError, Incoming, Session, SessionConfig, SessionEnd, relay_until, session,
+    Driver, Inbound, InboundError, Incoming, PeerAddress, Session, SessionConfig, SessionEnd, relay_until,
+    session,
 };
 use reachback_wire::{
     Code, OpenKind, Refusal, Target,
@@ -53,6 +54,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
             address: Some(peer.to_string()),
         },
         who,
+        peer,
     });
 
     let mut substreams = JoinSet::new();
@@ -90,6 +92,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
 struct Opener {
     who: Principal,
     caller: Caller,
+    peer: PeerAddress,
 }
 
 /// What became of one inbound substream.
@@ -163,9 +166,13 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
         return outcome(&opener, target.as_ref(), Err(InboundError::Refused(refusal)));
     }
     let served = match &target {
-        Some(Target::Explorer { .. }) => api::serve(&hub, inbound, &open, &opener.who, &opener.caller).await,
+        Some(Target::Explorer { .. }) => {
+            api::serve(&hub, inbound, &open, &opener.who, &opener.caller, &opener.peer).await
+        }
         Some(target) if let Some(node) = direct::find(&hub, target) => match open.kind {
-            OpenKind::Call => api::serve(&hub, inbound, &open, &opener.who, &opener.caller).await,
+            OpenKind::Call => {
+                api::serve(&hub, inbound, &open, &opener.who, &opener.caller, &opener.peer).await
+            }
             OpenKind::Stream | OpenKind::Control => direct::serve(&hub, inbound, &node, target, &open).await,
         },
         Some(Target::Service { .. } | Target::Dial { .. }) | None => {

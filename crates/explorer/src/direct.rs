@@ -5,6 +5,7 @@
 //! streams to it look from outside like those to any other node; a session of the same name goes before.
 
 mod exchange;
+pub(crate) mod permit;
 mod reach;
 
 use std::{collections::BTreeMap, str::FromStr, sync::Arc};
@@ -12,8 +13,12 @@ use std::{collections::BTreeMap, str::FromStr, sync::Arc};
 use parking_lot::Mutex;
 use reachback_link::{Address, AddressError};
 use reachback_wire::{Code, NodeId, Refusal, ServiceName, Target, text::sanitize};
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 
+use permit::NamedBy;
 pub(crate) use reach::{call, serve};
 
 use crate::{
@@ -47,12 +52,15 @@ pub(crate) struct DirectNodes {
 #[derive(Debug)]
 struct Entry {
     address: Address,
+    by: NamedBy,
     framing: Framing,
     state: NodeState,
     since: Instant,
     reason: String,
     /// When it last said something; a configured node says nothing.
     heard: Option<Instant>,
+    /// Calls at a time.
+    places: Arc<Semaphore>,
 }
 
 /// A copy of one.
@@ -61,10 +69,12 @@ pub(crate) struct DirectCopy {
     pub(crate) node: NodeId,
     pub(crate) service: ServiceName,
     pub(crate) address: Address,
+    pub(crate) by: NamedBy,
     pub(crate) framing: Framing,
     pub(crate) state: NodeState,
     pub(crate) since: Instant,
     pub(crate) reason: String,
+    pub(crate) places: Arc<Semaphore>,
 }
 
 /// Why a node can't be where it says it is.
@@ -104,11 +114,13 @@ impl DirectNodes {
         let configured = config.direct.iter().map(|direct| {
             let entry = Entry {
                 address: direct.address.clone(),
+                by: NamedBy::Operator,
                 framing: direct.framing,
                 state: NodeState::Online,
                 since: now,
                 reason: "in the configuration; dialled when it is called".to_owned(),
                 heard: None,
+                places: places(),
             };
             (direct.node.clone(), entry)
         });
@@ -116,11 +128,11 @@ impl DirectNodes {
         Self { inner: Mutex::new(configured.collect()), registry, framing }
     }
 
-    /// A node says where it is and that it lives.
+    /// A node says where it is and that it lives. Whether that may be dialled has been judged.
     ///
     /// # Errors
     /// There are too many others, or the name stands in the configuration with another address.
-    pub(crate) fn heartbeat(&self, node: &NodeId, address: Address) -> Result<(), Refusal> {
+    pub(crate) fn heartbeat(&self, node: &NodeId, address: Address, by: NamedBy) -> Result<(), Refusal> {
         let now = Instant::now();
         let mut inner = self.inner.lock();
         let came = match inner.get_mut(node) {
@@ -142,7 +154,7 @@ impl DirectNodes {
                 }
                 entry.state = NodeState::Online;
                 entry.reason = format!("its heartbeats name {address}");
-                entry.address = address;
+                (entry.address, entry.by) = (address, by);
                 came
             }
             None => {
@@ -153,7 +165,9 @@ impl DirectNodes {
                 }
                 let reason = format!("its heartbeats name {address}");
                 let (state, framing) = (NodeState::Online, self.framing);
-                let entry = Entry { address, framing, state, since: now, reason, heard: Some(now) };
+                let heard = Some(now);
+                let entry =
+                    Entry { address, by, framing, state, since: now, reason, heard, places: places() };
                 inner.insert(node.clone(), entry);
                 true
             }
@@ -230,10 +244,12 @@ impl Entry {
             node: node.clone(),
             service: ServiceName::parse(SERVICE).expect("a constant that is a name"),
             address: self.address.clone(),
+            by: self.by,
             framing: self.framing,
             state: self.state,
             since: self.since,
             reason: self.reason.clone(),
+            places: self.places.clone(),
         }
     }
 }
@@ -254,6 +270,10 @@ pub(crate) fn find(hub: &Hub, target: &Target) -> Option<DirectCopy> {
     let Target::Service { node, .. } = target else { return None };
     let direct = hub.direct.get(node)?;
     (!hub.registry.has_session(node)).then_some(direct)
+}
+
+fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(limits::DIRECT_CALLS))
 }
 
 fn forget_longest_gone(inner: &mut BTreeMap<NodeId, Entry>) -> bool {

@@ -39,7 +39,7 @@ type Body = UnsyncBoxBody<Bytes, Refusal>;
 pub(crate) async fn serve(hub: Arc<Hub>, transport: Transport, peer: PeerAddress, who: Principal) {
     let caller =
         Caller { role: Role::Client, id: who.id.to_string(), session: None, address: Some(peer.to_string()) };
-    let visitor = Arc::new(Visitor { local: matches!(peer, PeerAddress::Unix { .. }), who, caller });
+    let visitor = Arc::new(Visitor { who, caller, peer: peer.clone() });
     let stopping = hub.stopping.clone();
     let service = service_fn(move |request| {
         let (hub, visitor) = (hub.clone(), visitor.clone());
@@ -66,11 +66,18 @@ pub(crate) async fn serve(hub: Arc<Hub>, transport: Transport, peer: PeerAddress
 }
 
 /// Who is at the other end of the connection.
+#[derive(Clone)]
 struct Visitor {
     who: Principal,
     caller: Caller,
+    peer: PeerAddress,
+}
+
+impl Visitor {
     /// Through the Unix socket, where no browser comes.
-    local: bool,
+    fn is_local(&self) -> bool {
+        matches!(self.peer, PeerAddress::Unix { .. })
+    }
 }
 
 async fn respond(hub: &Arc<Hub>, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
@@ -87,7 +94,7 @@ async fn respond(hub: &Arc<Hub>, visitor: &Visitor, request: Request<Incoming>) 
         (&Method::GET, "/readyz") => return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         _ => {}
     }
-    if !visitor.local
+    if !visitor.is_local()
         && let Some(refused) = refuse_host(hub, &request)
     {
         return refused;
@@ -136,8 +143,8 @@ async fn post(
         Err(message) => return error(StatusCode::BAD_REQUEST, Code::BadFrame, &message),
     };
     let head = RequestHead { headers: headers(&parts.headers), stream: takes_stream(&parts.headers) };
-    let (who, caller) = (visitor.who.clone(), visitor.caller.clone());
-    let asking = Asking { who, caller, head, deadline };
+    let Visitor { who, caller, peer } = visitor.clone();
+    let asking = Asking { who, caller, peer, head, deadline };
     let body = match timeout_at(asking.deadline(), read(hub, &mut incoming)).await {
         Ok(Ok(body)) => body,
         Ok(Err(refusal)) => {

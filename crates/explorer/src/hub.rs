@@ -19,7 +19,7 @@ use crate::{
     auth::Authenticator,
     bodies::Bodies,
     config::{ExplorerConfig, HeroCompat},
-    direct::DirectNodes,
+    direct::{DirectNodes, permit::Permit},
     explorer::Addresses,
     limits,
     registry::Registry,
@@ -39,9 +39,8 @@ pub(crate) struct Hub {
     pub(crate) hero: Option<HeroCompat>,
     /// Host names by which HTTP may be asked, in lower case.
     pub(crate) hosts: Vec<String>,
-    /// Whether a heartbeat may make this explorer dial the address it names: only where nobody but friends can send
-    /// one, or where the configuration says so.
-    pub(crate) dials_who_asks: bool,
+    /// What heartbeats may make this explorer dial.
+    pub(crate) permit: Permit,
     /// To dial nodes that have an address.
     pub(crate) net: Arc<dyn Net>,
     /// Places for connections that speak HTTP or raw JSON.
@@ -80,7 +79,7 @@ impl Hub {
             direct: DirectNodes::new(config, registry.clone()),
             hero: config.hero.clone(),
             hosts: config.hosts.iter().map(|host| host.to_ascii_lowercase()).collect(),
-            dials_who_asks: config.hero.is_some() || config.listen.iter().all(ListenAddress::is_loopback),
+            permit: Permit::new(config.hero.as_ref(), !config.listen.iter().all(ListenAddress::is_loopback)),
             net,
             plain: Semaphore::new(limits::PLAIN_CONNECTIONS),
             watchers: Arc::new(Semaphore::new(limits::WATCHERS)),

@@ -154,6 +154,13 @@ pub(crate) const DIRECT_TIMEOUT: Duration = Duration::from_secs(100);
 /// Nodes with an address: more than one machine or site has.
 pub(crate) const DIRECT_NODES: usize = 4096;
 
+/// Calls of one of them at a time. Nobody can tell an address that leads back here through a bridge or a balancer; a
+/// call that goes in circles ends here, and leaves most of [`PLAIN_CONNECTIONS`] to others.
+pub(crate) const DIRECT_CALLS: usize = PLAIN_CONNECTIONS / 8;
+
+/// Names of theirs that are looked up at a time: each keeps a thread busy, perhaps for seconds.
+pub(crate) const DIRECT_LOOKUPS: usize = 16;
+
 /// How often they are looked at for having fallen silent.
 pub(crate) const DIRECT_LOOK: Duration = Duration::from_secs(1);
 

@@ -28,7 +28,7 @@ use crate::{
 pub(crate) async fn serve(hub: Arc<Hub>, transport: Transport, peer: &PeerAddress, who: Principal) {
     let caller =
         Caller { role: Role::Client, id: who.id.to_string(), session: None, address: Some(peer.to_string()) };
-    let asking = Asking { who, caller, head: RequestHead::default(), deadline: None };
+    let asking = Asking { who, caller, peer: peer.clone(), head: RequestHead::default(), deadline: None };
     let mut connection = Connection { transport, unread: BytesMut::new(), over: false };
     let outcome = tokio::select! {
         outcome = connection.run(&hub, &asking) => outcome,

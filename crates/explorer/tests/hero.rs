@@ -8,7 +8,7 @@ mod support;
 use std::{path::Path, process::Stdio, sync::Arc, time::Duration};
 
 use reachback_explorer::{
-    DirectNode, Explorer, ExplorerConfig, Framing, HeroCompat, NodeState, SocketConfig,
+    DirectNode, Explorer, ExplorerConfig, Framing, HeroCompat, NodeState, Publication, SocketConfig,
 };
 use reachback_link::RealNet;
 use reachback_testkit::tools;
@@ -26,6 +26,7 @@ fn hero(framing: Framing) -> HeroCompat {
         node_fields: vec!["node_id".to_owned()],
         forward: true,
         framing,
+        ..HeroCompat::default()
     }
 }
 
@@ -66,7 +67,11 @@ async fn old_server(mut socket: impl AsyncRead + AsyncWrite + Unpin) -> Vec<u8> 
 #[tokio::test]
 async fn un_upgraded_nodes_heartbeat_over_socket_and_port_and_are_called_where_they_say() {
     let root = tempfile::tempdir().unwrap();
-    let explorer = explorer(root.path(), |config| config.hero = Some(hero(Framing::Raw))).await;
+    let explorer = explorer(root.path(), |config| {
+        config.hero =
+            Some(HeroCompat { heartbeat_sockets: vec![root.path().to_owned()], ..hero(Framing::Raw) });
+    })
+    .await;
     let port = explorer.addresses().listen[0].socket_addr().unwrap();
     let socket = root.path().join("explorer.sock");
     let server = UnixListener::bind(root.path().join("rpc.sock")).unwrap();
@@ -288,21 +293,87 @@ async fn a_node_that_stops_its_heartbeats_is_offline_and_comes_back() {
     assert_eq!((answer.status, &answer.body[..]), (200, &b"{}"[..]));
 }
 
-#[tokio::test(start_paused = true)]
-async fn strangers_make_no_explorer_dial_for_them() {
-    let said = heartbeat("explorer.heartbeat", "edge-7", "address", "tcp://169.254.169.254:80");
-    let exposed = |config: &mut ExplorerConfig| {
-        config.listen = vec![":0".parse().unwrap()];
-        config.insecure_plaintext = true;
-    };
-    let hub = Hub::start_with(exposed).await;
-    let answer: Value = serde_json::from_slice(&hub.raw(&said).await).unwrap();
+/// What the explorer says of a heartbeat that comes over this connection.
+async fn verdict(to: impl AsyncRead + AsyncWrite + Unpin, address: &str) -> Result<(), String> {
+    let answer = ask(to, &heartbeat("explorer.heartbeat", "edge-9", "address", address)).await;
+    if answer["result"]["ok"] == true {
+        return Ok(());
+    }
     assert_eq!(answer["error"]["data"]["code"], "denied", "{answer}");
-    let hub = Hub::start_with(|config| {
-        exposed(config);
-        config.hero = Some(hero(Framing::Http));
+    Err(answer["error"]["message"].as_str().unwrap().to_owned())
+}
+
+#[tokio::test]
+async fn strangers_make_no_explorer_dial_what_is_not_theirs() {
+    for hero in [None, Some(hero(Framing::Raw))] {
+        let expected = hero.is_some();
+        let root = tempfile::tempdir().unwrap();
+        let explorer = explorer(root.path(), |config| {
+            config.listen = vec!["0.0.0.0:0".parse().unwrap()];
+            config.insecure_plaintext = true;
+            config.hero = hero
+                .map(|hero| HeroCompat { heartbeat_networks: vec!["127.0.0.7".parse().unwrap()], ..hero });
+        })
+        .await;
+        let port = explorer.addresses().listen[0].socket_addr().unwrap().port();
+        let stranger = async || TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let friend = async || UnixStream::connect(root.path().join("explorer.sock")).await.unwrap();
+        let rpc = root.path().join("rpc.sock").display().to_string();
+        let _rpc = UnixListener::bind(&rpc).unwrap();
+        for address in ["tcp://169.254.169.254:80", "tcp://127.0.0.1:6379", "tcp://192.0.2.7:22", &rpc] {
+            verdict(stranger().await, address).await.unwrap_err();
+        }
+        assert_eq!(verdict(stranger().await, "tcp://127.0.0.7:9003").await.is_ok(), expected);
+        // A user of this machine may name what it could reach itself.
+        for address in ["tcp://127.0.0.1:6379", rpc.as_str()] {
+            verdict(friend().await, address).await.unwrap();
+        }
+        verdict(friend().await, "tcp://169.254.169.254:80").await.unwrap_err();
+        explorer.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn an_explorer_never_calls_itself() {
+    let root = tempfile::tempdir().unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let own = root.path().join("explorer.sock");
+    let explorer = explorer(root.path(), |config| {
+        config.hero =
+            Some(HeroCompat { heartbeat_sockets: vec![root.path().to_owned()], ..hero(Framing::Raw) });
+        config.publish.push(Publication {
+            listen: free.to_string().parse().unwrap(),
+            target: "edge-7/db".parse().unwrap(),
+        });
+        config.direct.push(DirectNode {
+            node: "loop".parse().unwrap(),
+            address: own.display().to_string().parse().unwrap(),
+            framing: Framing::Raw,
+        });
     })
     .await;
-    let answer: Value = serde_json::from_slice(&hub.raw(&said).await).unwrap();
-    assert_eq!(answer["result"]["ok"], true, "{answer}");
+    let port = explorer.addresses().listen[0].socket_addr().unwrap();
+    let connect = async || UnixStream::connect(&own).await.unwrap();
+    for address in [own.display().to_string(), format!("tcp://{port}"), format!("tcp://{free}")] {
+        for refusal in [
+            verdict(connect().await, &address).await.unwrap_err(),
+            verdict(TcpStream::connect(port).await.unwrap(), &address).await.unwrap_err(),
+        ] {
+            assert!(refusal.contains("this explorer itself"), "{address}: {refusal}");
+        }
+    }
+    // What a heartbeat named was a node's then, and leads here by the time it is called.
+    let (node, moved) = (root.path().join("rpc.sock"), root.path().join("old.sock"));
+    let server = UnixListener::bind(&node).unwrap();
+    verdict(connect().await, node.to_str().unwrap()).await.unwrap();
+    std::fs::rename(&node, moved).unwrap();
+    std::os::unix::fs::symlink(&own, &node).unwrap();
+    for name in ["edge-9", "loop"] {
+        let request = String::from_utf8(REQUEST.to_vec()).unwrap().replace("edge-7", name);
+        let answer = ask(connect().await, request.as_bytes()).await;
+        let message = answer["error"]["message"].as_str().unwrap();
+        assert!(message.contains("this explorer itself"), "{name}: {answer}");
+    }
+    drop(server);
+    explorer.shutdown().await;
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use reachback_explorer::{DirectNode, ExplorerConfig, Framing, HeroCompat, Publication, SocketConfig};
-use reachback_link::{Address, ListenAddress};
+use reachback_link::{Address, Cidr, ListenAddress};
 use reachback_wire::{NodeId, Target};
 use serde::Deserialize;
 
@@ -62,6 +62,8 @@ struct HeroTable {
     node_fields: Vec<String>,
     forward: bool,
     framing: Option<CallFraming>,
+    heartbeat_sockets: Vec<PathBuf>,
+    heartbeat_networks: Vec<Checked<Cidr>>,
 }
 
 /// `http`, `lines` or `raw`.
@@ -159,11 +161,18 @@ fn compat(hero: HeroTable, origins: &mut Origins) -> HeroCompat {
         origins.note(key, names.join(", "), Origin::File);
     }
     origins.note("compat.hero.forward", hero.forward, Origin::File);
+    let heartbeat_networks: Vec<Cidr> = hero.heartbeat_networks.into_iter().map(|block| block.0).collect();
+    let sockets: Vec<_> = hero.heartbeat_sockets.iter().map(|path| path.display().to_string()).collect();
+    let networks: Vec<_> = heartbeat_networks.iter().map(ToString::to_string).collect();
+    origins.note("compat.hero.heartbeat_sockets", sockets.join(", "), Origin::File);
+    origins.note("compat.hero.heartbeat_networks", networks.join(", "), Origin::File);
     HeroCompat {
         heartbeat_methods: hero.heartbeat_methods,
         node_fields: hero.node_fields,
         forward: hero.forward,
         framing: hero.framing.map(Framing::from).unwrap_or_default(),
+        heartbeat_sockets: hero.heartbeat_sockets,
+        heartbeat_networks,
     }
 }
 
@@ -259,7 +268,8 @@ mod tests {
     fn nodes_with_an_address_and_the_hero_stack() {
         let text = "id = \"hub-1\"\nhosts = [\"hub.example.com\"]\nsocket_group = \"0\"\n\
             [[node]]\nid = \"old-1\"\naddress = \"unix:///run/old.sock\"\nframing = \"raw\"\n\
-            [compat.hero]\nheartbeat_methods = [\"heartbeat\"]\nnode_fields = [\"node_id\"]\nforward = true\n";
+            [compat.hero]\nheartbeat_methods = [\"heartbeat\"]\nnode_fields = [\"node_id\"]\nforward = true\n\
+            heartbeat_sockets = [\"/run/hero\"]\nheartbeat_networks = [\"10.0.0.0/24\", \"10.1.0.7\"]\n";
         let config = resolved(&[], &[], Some(text)).unwrap();
         assert_eq!(config.hosts, ["hub.example.com"]);
         assert_eq!(config.socket_group, Some(0));
@@ -267,11 +277,17 @@ mod tests {
         assert_eq!(config.direct[0].framing, Framing::Raw);
         let hero = config.hero.unwrap();
         assert!(hero.forward && hero.node_fields == ["node_id"] && hero.heartbeat_methods == ["heartbeat"]);
+        assert_eq!(hero.heartbeat_sockets, [PathBuf::from("/run/hero")]);
+        let networks: Vec<_> = hero.heartbeat_networks.iter().map(ToString::to_string).collect();
+        assert_eq!(networks, ["10.0.0.0/24", "10.1.0.7/32"]);
         let flags = ["--host", "a.example,b.example", "--socket-group", "7"];
         let config = resolved(&flags, &[], Some(text)).unwrap();
         assert_eq!((config.hosts.len(), config.socket_group), (2, Some(7)));
         let refused = resolved(&[], &[], Some("[compat.hero]\nforward = true\n")).unwrap_err().to_string();
         assert!(refused.contains("node_fields"), "{refused}");
+        let wrong = "id = \"hub-1\"\n[compat.hero]\nheartbeat_networks = [\"10.0.0.7/24\"]\n";
+        let refused = resolved(&[], &[], Some(wrong)).unwrap_err().to_string();
+        assert!(refused.contains("line 3") && refused.contains("10.0.0.0/24"), "{refused}");
     }
 
     #[test]

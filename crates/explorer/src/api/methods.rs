@@ -25,7 +25,10 @@ use crate::{
     auth::authorise,
     call::{self, Call, Piece, RequestHead},
     clock::unix_ms_of,
-    direct::{NodeAddress, NodeAddressError},
+    direct::{
+        NodeAddress, NodeAddressError,
+        permit::{self, NamedBy},
+    },
     entry::NodeState,
     hub::Hub,
     limits,
@@ -205,7 +208,7 @@ pub(super) async fn perform(hub: &Arc<Hub>, request: &Request<'_>, asking: &Aski
             super::rpc::INVALID_REQUEST,
             "explorer.watch answers with a stream, which a batch or a notification can't have",
         ))),
-        heartbeat if is_heartbeat(hub, heartbeat) => self::heartbeat(hub, &request.params()?),
+        heartbeat if is_heartbeat(hub, heartbeat) => self::heartbeat(hub, &request.params()?, asking).await,
         unknown => Err(Problem::Ours(no_method(unknown))),
     }
 }
@@ -310,7 +313,7 @@ fn forget(hub: &Hub, id: &NodeId) -> Outcome {
     }
 }
 
-fn heartbeat(hub: &Hub, params: &HeartbeatParams) -> Outcome {
+async fn heartbeat(hub: &Hub, params: &HeartbeatParams, asking: &Asking) -> Outcome {
     let HeartbeatParams { node_id, address } = params;
     let address: Option<NodeAddress> =
         address.as_deref().map(str::parse).transpose().map_err(|error: NodeAddressError| {
@@ -318,12 +321,9 @@ fn heartbeat(hub: &Hub, params: &HeartbeatParams) -> Outcome {
         })?;
     match address {
         Some(NodeAddress::Dial(address)) => {
-            if !hub.dials_who_asks {
-                let message = "this explorer can be reached by strangers, so it dials only nodes of its configuration; \
-                               let the node connect with: reachback node, or configure [compat.hero]";
-                return Err(Refusal::new(Code::Denied, message).into());
-            }
-            hub.direct.heartbeat(node_id, address)?;
+            let by = NamedBy::from(&asking.peer);
+            permit::check(hub, &address, by).await?;
+            hub.direct.heartbeat(node_id, address, by)?;
         }
         said if !hub.registry.has_session(node_id) => {
             let what = if said.is_some() { "names its tunnel" } else { "names no address" };

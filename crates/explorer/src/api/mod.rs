@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use reachback_link::PeerAddress;
 use reachback_wire::{Open, Refusal, Target, open::Caller};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -36,6 +37,8 @@ pub(crate) use session::serve;
 pub(crate) struct Asking {
     pub(crate) who: Principal,
     pub(crate) caller: Caller,
+    /// Where it is.
+    pub(crate) peer: PeerAddress,
     pub(crate) head: RequestHead,
     /// Until when the caller wants the answer, if it said so.
     pub(crate) deadline: Option<Instant>,

@@ -6,7 +6,7 @@
 use std::{future::poll_fn, sync::Arc};
 
 use futures::StreamExt;
-use reachback_link::{Inbound, InboundError, StreamEnd, Substream};
+use reachback_link::{Inbound, InboundError, PeerAddress, StreamEnd, Substream};
 use reachback_wire::{Code, Open, Record, RecordKind, Refusal, Target, open::Caller};
 use tokio::time::{Instant, timeout_at};
 
@@ -26,11 +26,13 @@ pub(crate) async fn serve(
     open: &Open,
     who: &Principal,
     caller: &Caller,
+    peer: &PeerAddress,
 ) -> Result<(), InboundError> {
     let allowed = open.deadline().map(|given| given.min(limits::OPEN_DEADLINE_MAX));
     let deadline = allowed.map(|allowed| Instant::now() + allowed);
     let (mut substream, ()) = inbound.answer(async { Ok(()) }).await?;
-    let asking = Asking { who: who.clone(), caller: caller.clone(), head: RequestHead::default(), deadline };
+    let (who, caller, peer) = (who.clone(), caller.clone(), peer.clone());
+    let asking = Asking { who, caller, peer, head: RequestHead::default(), deadline };
     match converse(hub, &mut substream, open.target.as_ref(), asking).await {
         Ok(()) => {}
         Err(Trouble::Gone(end)) => tracing::debug!(%end, "a caller went away"),

@@ -1,5 +1,6 @@
 //! The way to a node with an address: whether it is there, the connection, and what goes over it.
 
+use futures::StreamExt;
 use reachback_link::{Inbound, InboundError, Transport, splice};
 use reachback_wire::{Code, Open, Refusal, Target, text::sanitize};
 use tokio::time::{Instant, timeout_at};
@@ -7,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     DirectCopy,
     exchange::{over_bytes, over_http},
+    permit::{NoWay, dial},
 };
 use crate::{
     call::{Answer, Call, too_late},
@@ -46,11 +48,10 @@ async fn connect(
         Refusal::new(Code::ServiceUnreachable, message)
     };
     let until = deadline.min(Instant::now() + limits::DIRECT_DIAL);
-    match timeout_at(until, hub.net.connect(&node.address)).await {
-        Ok(Ok(transport)) => Ok(transport),
-        Ok(Err(error)) => Err(unreachable(&error.to_string())),
-        Err(_) => Err(unreachable("nobody answers there")),
-    }
+    dial(hub, &node.address, node.by, until).await.map_err(|no| match no {
+        NoWay::Forbidden(refusal) => refusal,
+        NoWay::Missing(why) => unreachable(&why),
+    })
 }
 
 /// Serves one stream to the service.
@@ -82,6 +83,14 @@ pub(crate) async fn serve(
 pub(crate) async fn call(hub: &Hub, node: &DirectCopy, call: Call) -> Result<Answer, Refusal> {
     let deadline = call.deadline;
     let target = call.target.clone();
+    let Ok(place) = node.places.clone().try_acquire_owned() else {
+        let message = format!(
+            "{} calls of {} are under way; that is all there may be",
+            limits::DIRECT_CALLS,
+            node.node
+        );
+        return Err(Refusal::new(Code::Saturated, message).retry_after(limits::SATURATED_RETRY));
+    };
     let transport = connect(hub, node, &target, deadline).await?;
     let exchange = async {
         match node.framing {
@@ -90,5 +99,13 @@ pub(crate) async fn call(hub: &Hub, node: &DirectCopy, call: Call) -> Result<Ans
             Framing::Raw => over_bytes(transport, &target, call.body, b"").await,
         }
     };
-    timeout_at(deadline, exchange).await.map_err(|_| too_late())?
+    let mut answer = timeout_at(deadline, exchange).await.map_err(|_| too_late())??;
+    // Taken until the answer is whole, or nobody wants it any more.
+    answer.pieces = answer
+        .pieces
+        .inspect(move |_| {
+            let _taken = &place;
+        })
+        .boxed();
+    Ok(answer)
 }
