@@ -13,6 +13,8 @@ use std::{
 use reachback_link::{Address, Cidr, ListenAddress, MemoryBudget, Stats as LinkStats};
 use reachback_wire::{NodeId, Target, text::sanitize};
 
+use tokio::runtime::Handle;
+
 use crate::{limits, stats::Stats};
 
 /// Everything an explorer is told.
@@ -47,6 +49,9 @@ pub struct ExplorerConfig {
     pub link_stats: Arc<LinkStats>,
     /// What all peers together may make this process hold.
     pub budget: Arc<MemoryBudget>,
+    /// Runtimes that take connections besides the one that starts the explorer. Each should be of one thread; whoever
+    /// made them keeps them running until the explorer has ended.
+    pub runtimes: Vec<Handle>,
 }
 
 /// Where the Unix socket is and who may use it.
@@ -94,16 +99,16 @@ pub struct HeroCompat {
     pub forward: bool,
     /// How calls are put to nodes that registered themselves with an address.
     pub framing: Framing,
-}
-
-/// A TCP port that leads to one service.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Publication {
     /// Directories below which a heartbeat may name Unix sockets when it comes over the network, or from a user who
     /// does not own the socket. Absolute, without `..`.
     pub heartbeat_sockets: Vec<PathBuf>,
     /// Blocks in which a heartbeat may name TCP addresses, besides the address it comes from.
     pub heartbeat_networks: Vec<Cidr>,
+}
+
+/// A TCP port that leads to one service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
     /// Where visitors connect. It is bound only while the target can be reached.
     pub listen: ListenAddress,
     /// `NODE/SERVICE`.
@@ -159,16 +164,16 @@ pub enum ConfigError {
     /// Requests are to be forwarded, and nothing says to whom.
     #[error("compat.hero: forward needs node_fields, the members that name a node, as in [\"node_id\"]")]
     ForwardWithoutFields,
-    /// A heartbeat that would make liveness meaningless.
-    #[error("heartbeat {given:?}: it must lie between {min:?} and {max:?}", min = limits::HEARTBEAT_MIN, max = limits::HEARTBEAT_MAX)]
-    Heartbeat {
-        /// What was given.
-        given: Duration,
     /// A directory that is no place, or every place.
     #[error(
         "compat.hero.heartbeat_sockets {0:?}: write the absolute path of a directory of its own, without .., as in /run/hero"
     )]
     HeartbeatSockets(PathBuf),
+    /// A heartbeat that would make liveness meaningless.
+    #[error("heartbeat {given:?}: it must lie between {min:?} and {max:?}", min = limits::HEARTBEAT_MIN, max = limits::HEARTBEAT_MAX)]
+    Heartbeat {
+        /// What was given.
+        given: Duration,
     },
 }
 
@@ -190,6 +195,7 @@ impl ExplorerConfig {
             stats: Arc::default(),
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(limits::PROCESS_BUDGET)),
+            runtimes: Vec::new(),
         }
     }
 
@@ -239,12 +245,6 @@ impl ExplorerConfig {
         if self.hero.as_ref().is_some_and(|hero| hero.forward && hero.node_fields.is_empty()) {
             return Err(ConfigError::ForwardWithoutFields);
         }
-        if !(limits::HEARTBEAT_MIN..=limits::HEARTBEAT_MAX).contains(&self.heartbeat) {
-            return Err(ConfigError::Heartbeat { given: self.heartbeat });
-        }
-        Ok(())
-    }
-}
         let sockets = self.hero.iter().flat_map(|hero| &hero.heartbeat_sockets);
         for directory in sockets {
             let climbs = directory.components().any(|part| part == Component::ParentDir);
@@ -252,6 +252,12 @@ impl ExplorerConfig {
                 return Err(ConfigError::HeartbeatSockets(directory.clone()));
             }
         }
+        if !(limits::HEARTBEAT_MIN..=limits::HEARTBEAT_MAX).contains(&self.heartbeat) {
+            return Err(ConfigError::Heartbeat { given: self.heartbeat });
+        }
+        Ok(())
+    }
+}
 
 impl SocketConfig {
     /// A socket that only its owner can use.
@@ -335,17 +341,17 @@ mod tests {
         assert!(refused(|c| c.direct.extend([direct("a"), direct("a")])).contains("two addresses"));
         let forward = HeroCompat { forward: true, ..HeroCompat::default() };
         assert!(refused(|c| c.hero = Some(forward)).contains("node_fields"));
+        for wrong in ["run/hero", "/", "/run/hero/../x"] {
+            let hero = HeroCompat { heartbeat_sockets: vec![wrong.into()], ..HeroCompat::default() };
+            let refusal = refused(|c| c.hero = Some(hero));
+            assert!(refusal.contains(wrong) && refusal.contains("/run/hero"), "{refusal}");
+        }
         assert!(refused(|c| c.heartbeat = Duration::ZERO).contains("heartbeat"));
         assert!(refused(|c| c.heartbeat = Duration::from_secs(86_400)).contains("heartbeat"));
     }
 
     #[test]
     fn publications_may_face_strangers_because_each_was_written_down() {
-        for wrong in ["run/hero", "/", "/run/hero/../x"] {
-            let hero = HeroCompat { heartbeat_sockets: vec![wrong.into()], ..HeroCompat::default() };
-            let refusal = refused(|c| c.hero = Some(hero));
-            assert!(refusal.contains(wrong) && refusal.contains("/run/hero"), "{refusal}");
-        }
         let mut config = config();
         config
             .publish

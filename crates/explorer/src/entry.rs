@@ -17,7 +17,7 @@ use reachback_wire::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{limits, takeover::Incumbent};
+use crate::{limits, takeover::Incumbent, workers::WorkerId};
 
 /// Whether a node can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,6 +76,8 @@ pub(crate) struct Newcomer {
     pub(crate) peer: String,
     /// What it says it is, made harmless.
     pub(crate) agent: String,
+    /// Where its session lives.
+    pub(crate) worker: WorkerId,
 }
 
 #[derive(Debug)]

@@ -8,10 +8,7 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use reachback_link::{ListenAddress, LocalAddress, Net};
 use reachback_wire::Target;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-};
+use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
 use crate::{
     auth::{Authenticator, Development},
@@ -19,13 +16,13 @@ use crate::{
     direct,
     events::Watcher,
     hub::Hub,
-    limits,
     listen::accept_loop,
     publish::Published,
     socket::{self, SocketError, SocketFile},
     stats::Stats,
     view::{NodeView, NodesView},
     worker,
+    workers::Workers,
 };
 
 /// A running explorer.
@@ -72,7 +69,7 @@ pub enum StartError {
 
 impl Explorer {
     /// Starts an explorer that believes what peers say about themselves ([`Development`]). The tasks run on the
-    /// caller's runtime.
+    /// caller's runtime; connections also on those of the configuration.
     ///
     /// # Errors
     /// The first thing that is wrong, and what to do about it.
@@ -127,17 +124,21 @@ impl Explorer {
             loops: JoinSet::new(),
             failure: watch::Sender::new(None),
         };
-        let (arrivals, inbox) = mpsc::channel(limits::ARRIVALS);
-        explorer.run("worker", worker::run(hub.clone(), inbox));
+        let (workers, inboxes) = Workers::new(1 + config.runtimes.len());
+        let workers = Arc::new(workers);
+        let runtimes = std::iter::once(Handle::current()).chain(config.runtimes.iter().cloned());
+        for (runtime, inbox) in runtimes.zip(inboxes) {
+            explorer.run_on(&runtime, "worker", worker::run(hub.clone(), inbox));
+        }
         explorer.run("watch over nodes with an address", direct::watch_over(hub.clone()));
         for listener in listeners {
-            let (hub, arrivals) = (hub.clone(), arrivals.clone());
+            let (hub, workers) = (hub.clone(), workers.clone());
             explorer.run("accept loop", async move {
-                accept_loop(listener, arrivals, &hub.stats.accept_pauses, hub.closing.clone()).await;
+                accept_loop(listener, workers, &hub.stats.accept_pauses, hub.closing.clone()).await;
             });
         }
         for publication in published {
-            explorer.run("published port", publication.run(hub.clone(), net.clone(), arrivals.clone()));
+            explorer.run("published port", publication.run(hub.clone(), net.clone(), workers.clone()));
         }
         Ok(explorer)
     }
@@ -178,16 +179,28 @@ impl Explorer {
         drop(self.socket.take());
         // 2. Sessions say why they end, so that nodes dial again without waiting for silence.
         self.hub.stopping.cancel();
-        // 3. The loops end by themselves; the worker waits for its connections, but not for ever.
+        // 3. The loops end by themselves; each worker waits for its connections, but not for ever.
         while self.loops.join_next().await.is_some() {}
     }
 
     fn run(&mut self, name: &'static str, service: impl Future<Output = ()> + Send + 'static) {
+        self.run_on(&Handle::current(), name, service);
+    }
+
+    fn run_on(
+        &mut self,
+        runtime: &Handle,
+        name: &'static str,
+        service: impl Future<Output = ()> + Send + 'static,
+    ) {
         let alarm = Alarm { name, hub: self.hub.clone(), failure: self.failure.clone() };
-        self.loops.spawn(async move {
-            let _alarm = alarm;
-            service.await;
-        });
+        self.loops.spawn_on(
+            async move {
+                let _alarm = alarm;
+                service.await;
+            },
+            runtime,
+        );
     }
 }
 

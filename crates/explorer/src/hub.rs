@@ -1,6 +1,6 @@
 //! What every task of one explorer shares.
 //!
-//! Nothing here is bound to a runtime: a second worker would hold the same [`Hub`].
+//! Nothing here is bound to a runtime: every worker holds the same [`Hub`].
 
 use std::{
     sync::{

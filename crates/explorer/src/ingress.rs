@@ -21,11 +21,11 @@ use tokio::{
 
 use crate::{
     api::rpc, auth::Principal, clock::unix_ms, connection, entry::Newcomer, http, hub::Hub, limits, raw,
-    registry::Presence, stats::count, takeover,
+    registry::Presence, stats::count, takeover, workers::WorkerId,
 };
 
 /// Serves one connection of the tunnel port or the Unix socket, from its first byte to its last.
-pub(crate) async fn serve(hub: Arc<Hub>, socket: RawSocket, peer: PeerAddress) {
+pub(crate) async fn serve(hub: Arc<Hub>, worker: WorkerId, socket: RawSocket, peer: PeerAddress) {
     count(&hub.stats.connections);
     // One deadline from the first byte to the welcome.
     let deadline = Instant::now() + limits::HANDSHAKE_TIMEOUT;
@@ -41,7 +41,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, socket: RawSocket, peer: PeerAddress) {
             .ok()?;
         match recognise(&hub, transport, &peer).await? {
             Language::Tunnel(transport) => {
-                admit(&hub, transport, &peer, deadline).await.map(Box::new).map(Guest::Session)
+                admit(&hub, worker, transport, &peer, deadline).await.map(Box::new).map(Guest::Session)
             }
             Language::Http(transport) => Some(Guest::Http(transport)),
             Language::Json(transport) => Some(Guest::Json(transport)),
@@ -145,6 +145,7 @@ async fn recognise(hub: &Hub, transport: Transport, peer: &PeerAddress) -> Optio
 /// The handshake of a tunnel connection, and what is decided in it.
 async fn admit(
     hub: &Arc<Hub>,
+    worker: WorkerId,
     transport: Transport,
     peer: &PeerAddress,
     deadline: Instant,
@@ -158,7 +159,7 @@ async fn admit(
         }
     };
     let id = hub.next_session();
-    match judge(hub, &admission.hello, peer, id).await {
+    match judge(hub, worker, &admission.hello, peer, id).await {
         Ok((who, presence)) => {
             let welcome = welcome(hub, id, who.role);
             let established = match admission.welcome(&welcome).await {
@@ -189,6 +190,7 @@ async fn admit(
 
 async fn judge(
     hub: &Arc<Hub>,
+    worker: WorkerId,
     hello: &Hello,
     peer: &PeerAddress,
     id: SessionId,
@@ -202,6 +204,7 @@ async fn judge(
                 session: id,
                 peer: peer.to_string(),
                 agent: sanitize(&hello.agent, limits::TEXT),
+                worker,
             };
             Some(takeover::claim(&hub.registry, newcomer).await?)
         }

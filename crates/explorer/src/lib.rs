@@ -63,6 +63,7 @@ mod strict;
 mod takeover;
 mod view;
 mod worker;
+mod workers;
 
 pub use auth::{Authenticator, Development, Principal, authorise};
 pub use config::{ConfigError, DirectNode, ExplorerConfig, Framing, HeroCompat, Publication, SocketConfig};

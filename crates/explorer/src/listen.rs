@@ -1,16 +1,16 @@
 //! Accept loops: they accept, and nothing else.
 //!
-//! What is accepted goes to the worker as a raw socket. A loop that read a byte, or waited for anything but room in
-//! the worker's queue, could be held up by one peer; while the queue is full, the kernel's queue holds the rest.
+//! What is accepted goes to a worker as a raw socket. A loop that read a byte, or waited for anything but room in that
+//! worker's queue, could be held up by one peer; while the queue is full, the kernel's queue holds the rest.
 
 use std::sync::{Arc, atomic::AtomicU64};
 
 use reachback_link::{Listener, PeerAddress, RawSocket, accept::pause_after};
 use reachback_wire::Target;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::stats::count;
+use crate::{stats::count, workers::Workers};
 
 /// An accepted socket, and what it came to.
 #[derive(Debug)]
@@ -32,14 +32,14 @@ pub(crate) enum Door {
 /// Accepts until told to stop.
 pub(crate) async fn accept_loop(
     mut listener: Listener,
-    worker: mpsc::Sender<Arrival>,
+    workers: Arc<Workers>,
     pauses: &AtomicU64,
     closing: CancellationToken,
 ) {
     let accepting = async {
         loop {
             if let Some(arrival) = accept(&mut listener, Door::Tunnel, pauses).await
-                && worker.send(arrival).await.is_err()
+                && !workers.hand(arrival, None).await
             {
                 return;
             }
@@ -69,20 +69,22 @@ pub(crate) async fn accept(listener: &mut Listener, door: Door, pauses: &AtomicU
 mod tests {
     use std::sync::atomic::Ordering;
 
+    use tokio::sync::mpsc;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn an_error_that_stays_pauses_the_loop_instead_of_spinning() {
         let (network, connections) = mpsc::channel(1);
         drop(network);
-        let (worker, _arrivals) = mpsc::channel(1);
+        let (workers, _inboxes) = Workers::new(1);
         let (pauses, closing) = (AtomicU64::new(0), CancellationToken::new());
         let listener = Listener::memory(connections, "gone");
         let waiting = async {
             sleep(std::time::Duration::from_secs(1)).await;
             closing.cancel();
         };
-        tokio::join!(accept_loop(listener, worker, &pauses, closing.clone()), waiting);
+        tokio::join!(accept_loop(listener, Arc::new(workers), &pauses, closing.clone()), waiting);
         let pauses = pauses.load(Ordering::Relaxed);
         assert!((5..=11).contains(&pauses), "{pauses} pauses in a second");
     }

@@ -12,7 +12,7 @@ use reachback_wire::{
     Code, Refusal, Role, Target,
     open::{Caller, Open},
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::time::sleep;
 
 use crate::{
     config::Publication,
@@ -21,6 +21,7 @@ use crate::{
     limits,
     listen::{Arrival, Door, accept},
     stats::count,
+    workers::{WorkerId, Workers},
 };
 
 /// A publication whose address is known to be free, or was when the explorer started.
@@ -58,7 +59,7 @@ impl Published {
     }
 
     /// Follows the target until the hub closes.
-    pub(crate) async fn run(mut self, hub: Arc<Hub>, net: Arc<dyn Net>, worker: mpsc::Sender<Arrival>) {
+    pub(crate) async fn run(mut self, hub: Arc<Hub>, net: Arc<dyn Net>, workers: Arc<Workers>) {
         let mut listener: Option<Listener> = None;
         let mut complained = false;
         loop {
@@ -90,13 +91,18 @@ impl Published {
                 () = hub.closing.cancelled() => return,
                 change = self.changes.next() => if change.is_none() { return },
                 visitor = accept_if(&mut listener, door, &hub) => {
-                    if let Some(visitor) = visitor && worker.send(visitor).await.is_err() {
+                    if let Some(visitor) = visitor && !workers.hand(visitor, self.worker(&hub)).await {
                         return;
                     }
                 }
                 () = sleep(limits::REBIND), if retry => {}
             }
         }
+    }
+
+    /// Where the node's session lives, whose pump the visitor joins.
+    fn worker(&self, hub: &Hub) -> Option<WorkerId> {
+        self.target.node().and_then(|node| hub.registry.worker_of(node))
     }
 
     fn reachable(&self, hub: &Hub) -> bool {

@@ -24,6 +24,7 @@ use crate::{
     limits,
     stats::{Stats, count},
     takeover::{self, Settlement, Verdict},
+    workers::WorkerId,
 };
 
 /// The nodes of one explorer.
@@ -169,6 +170,13 @@ impl Registry {
     /// One node.
     pub(crate) fn find(&self, node: &NodeId) -> Option<NodeCopy> {
         self.inner.lock().nodes.get(node).map(|entry| entry.copy(node))
+    }
+
+    /// Where the node's serving session lives, if it has one.
+    pub(crate) fn worker_of(&self, node: &NodeId) -> Option<WorkerId> {
+        let inner = self.inner.lock();
+        let (line, _) = inner.nodes.get(node)?.serving()?;
+        Some(line.who.worker)
     }
 
     /// Whether the node has a session, or one in the making.
@@ -470,6 +478,7 @@ mod tests {
             session: SessionId(session),
             peer: "test".to_owned(),
             agent: "test".to_owned(),
+            worker: WorkerId::FIRST,
         }
     }
 

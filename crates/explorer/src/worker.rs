@@ -1,12 +1,11 @@
 //! One runtime's share of the connections.
 //!
-//! A worker takes raw sockets from a queue and makes each a task of the runtime it runs on; a connection lives and
-//! dies there. There is one worker for now; another one would be the same future on another runtime.
+//! A worker takes raw sockets from its queue and makes each a task of the runtime it runs on; a connection lives and
+//! dies there.
 
 use std::sync::Arc;
 
 use tokio::{
-    sync::mpsc,
     task::{JoinError, JoinSet},
     time::timeout,
 };
@@ -17,23 +16,24 @@ use crate::{
     listen::{Arrival, Door},
     publish,
     stats::count,
+    workers::{Inbox, Place, WorkerId},
 };
 
 /// Serves what arrives until the hub stops, then waits for the connections to end, but not for ever.
-pub(crate) async fn run(hub: Arc<Hub>, mut arrivals: mpsc::Receiver<Arrival>) {
+pub(crate) async fn run(hub: Arc<Hub>, mut inbox: Inbox) {
     let mut connections = JoinSet::new();
     let mut arriving = true;
     loop {
         tokio::select! {
             () = hub.stopping.cancelled() => break,
-            arrival = arrivals.recv(), if arriving => match arrival {
-                Some(arrival) => { connections.spawn(serve(hub.clone(), arrival)); }
+            arrival = inbox.arrivals.recv(), if arriving => match arrival {
+                Some((arrival, place)) => { connections.spawn(serve(hub.clone(), inbox.id, arrival, place)); }
                 None => arriving = false,
             },
             Some(done) = connections.join_next() => { note(&hub, done); }
         }
     }
-    drop(arrivals);
+    drop(inbox);
     let goodbyes = async {
         while let Some(done) = connections.join_next().await {
             note(&hub, done);
@@ -45,9 +45,9 @@ pub(crate) async fn run(hub: Arc<Hub>, mut arrivals: mpsc::Receiver<Arrival>) {
     }
 }
 
-async fn serve(hub: Arc<Hub>, arrival: Arrival) {
+async fn serve(hub: Arc<Hub>, worker: WorkerId, arrival: Arrival, _place: Place) {
     match arrival.door {
-        Door::Tunnel => ingress::serve(hub, arrival.socket, arrival.peer).await,
+        Door::Tunnel => ingress::serve(hub, worker, arrival.socket, arrival.peer).await,
         Door::Published(target) => publish::visit(&hub, arrival.socket, &arrival.peer, &target).await,
     }
 }
