@@ -130,6 +130,31 @@ async fn nothing_sent_and_maybe_sent_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_call_whose_open_was_not_answered_was_not_sent() {
+    // The request follows the answer to the open, so whatever comes instead of that answer: it is certain.
+    let (lost, _inbound) = {
+        let (client, mut peer) = connected().await;
+        let params = Value::Null;
+        let call = client.call(target(), "sum", &params, PATIENCE);
+        let cut = async {
+            let mut inbound = inbound(&mut peer).await;
+            inbound.open().await.unwrap();
+            drop(peer);
+            inbound
+        };
+        within("the call", async { tokio::join!(call, cut) }).await
+    };
+    let (silent, _inbound) = calling(Duration::from_millis(200), inbound).await;
+    let (dropped, ()) = calling(PATIENCE, async |peer| drop(inbound(peer).await)).await;
+    for (outcome, code) in [(lost, Code::NodeOffline), (silent, Code::Timeout), (dropped, Code::BadFrame)] {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.code(), Some(code), "{error}");
+        assert!(matches!(error, CallError::Refused(_) | CallError::NotConnected { .. }), "{error:?}");
+        assert!(!error.to_string().contains("unknown"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_is_never_a_short_success() {
     let (outcome, ()) = calling(PATIENCE, async |peer| {
         let (mut substream, _) = request(peer).await;

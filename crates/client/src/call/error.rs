@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The call was turned away before anything reached the service; [`Refusal::code`] says why.
+    /// The call was turned away, or not even answered, before anything of it was sent; [`Refusal::code`] says why.
     #[error("{0}")]
     Refused(Refusal),
     /// The service answered with an error of its own, passed on unchanged.
@@ -44,7 +44,7 @@ pub enum CallError {
     /// The session was over before anything was sent.
     #[error("the session with the explorer is over: {message}")]
     NotConnected {
-        /// Why it ended.
+        /// `node_offline`: what could not be sent can be sent again.
         code: Code,
         /// The same as a sentence.
         message: String,
@@ -80,14 +80,17 @@ impl CallError {
 }
 
 impl From<OpenError> for CallError {
+    /// The request is sent behind the answer to the open and not before: without that answer it is certain that nothing
+    /// was sent, whatever became of the open.
     fn from(error: OpenError) -> Self {
-        let code = error.code();
         match error {
             OpenError::Refused(refusal) => Self::Refused(refusal),
-            OpenError::Ended(end) => Self::NotConnected { code, message: end.to_string() },
-            // Our own permits: nothing was sent either.
-            OpenError::Saturated(_) => Self::Refused(Refusal::new(code, error.to_string())),
-            other => Self::Broken { code, message: other.to_string() },
+            OpenError::Ended(end) | OpenError::Lost(end) => {
+                Self::NotConnected { code: Code::NodeOffline, message: end.to_string() }
+            }
+            OpenError::Timeout | OpenError::Saturated(_) | OpenError::Protocol(_) => {
+                Self::Refused(Refusal::new(error.code(), format!("{error}; nothing was sent")))
+            }
         }
     }
 }
