@@ -17,12 +17,12 @@ use reachback_wire::{
 };
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 pub use answer::{Answer, CallStream};
 pub use error::CallError;
 
-use crate::limits::{RETRY_FIRST, RETRY_MAX};
+use crate::limits::{FAN_OUT_LEAST, RETRY_FIRST, RETRY_MAX};
 
 /// A call to be made: whom, what, with which headers, for how long.
 #[derive(Debug, Clone)]
@@ -32,6 +32,8 @@ pub struct Call {
     params: Value,
     headers: BTreeMap<String, String>,
     limit: Duration,
+    /// When all of it is over, waiting included, if somebody has set a time.
+    until: Option<Instant>,
     wait: Duration,
     stream: bool,
     notify: bool,
@@ -46,6 +48,7 @@ impl Call {
             params,
             headers: BTreeMap::new(),
             limit,
+            until: None,
             wait: Duration::ZERO,
             stream: false,
             notify: false,
@@ -95,6 +98,13 @@ impl Call {
         self
     }
 
+    /// The same call, over at this time, however many tries it takes.
+    #[must_use]
+    pub(crate) fn until(mut self, deadline: Instant) -> Self {
+        self.until = Some(deadline);
+        self
+    }
+
     /// Whom it calls.
     pub fn target(&self) -> &Target {
         &self.target
@@ -112,22 +122,25 @@ impl Call {
     pub async fn send(&self, session: &Session) -> Result<CallStream, CallError> {
         let request = self.request()?;
         let head = self.head()?;
-        let give_up = Instant::now() + self.wait;
+        let give_up = self.last_try();
         let mut pause = RETRY_FIRST;
         loop {
-            match self.attempt(session, &head, &request).await {
-                Err(CallError::Refused(refusal)) if may_wait(&refusal) => {
-                    let pausing = refusal.wait().unwrap_or(pause).clamp(RETRY_FIRST, RETRY_MAX);
-                    let next = Instant::now() + pausing;
-                    // A last try at the very end of the wait, if the next one came too late.
-                    if Instant::now() >= give_up {
-                        return Err(CallError::Refused(refusal));
-                    }
-                    sleep(next.min(give_up).saturating_duration_since(Instant::now())).await;
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
+            let refusal = match self.attempt(session, &head, &request).await {
+                Err(CallError::Refused(refusal)) if may_wait(&refusal) => refusal,
                 outcome => return outcome,
+            };
+            let now = Instant::now();
+            let next = match refusal.wait() {
+                // Who asks for patience is not tried before.
+                Some(asked) => now + asked.max(RETRY_FIRST),
+                // A last try at the very end of the wait, if the next one came too late.
+                None => (now + pause).min(give_up),
+            };
+            if now >= give_up || next > give_up {
+                return Err(CallError::Refused(refusal));
             }
+            sleep_until(next).await;
+            pause = (pause * 2).min(RETRY_MAX);
         }
     }
 
@@ -149,8 +162,9 @@ impl Call {
     }
 
     async fn attempt(&self, session: &Session, head: &[u8], request: &[u8]) -> Result<CallStream, CallError> {
-        let deadline = Instant::now() + self.limit;
-        let mut substream = session.open(Open::call(self.target.clone(), self.limit)).await?;
+        let limit = self.limit_now();
+        let deadline = Instant::now() + limit;
+        let mut substream = session.open(Open::call(self.target.clone(), limit)).await?;
         let sending = async {
             substream.send(RecordKind::Head, head).await?;
             substream.send(RecordKind::Data, request).await?;
@@ -163,10 +177,28 @@ impl Call {
             Ok(Err(end)) => return Err(end.into()),
             Err(_) => {
                 substream.reset(Code::Timeout, "the caller waited long enough");
-                return Err(CallError::Timeout(self.limit));
+                return Err(CallError::Timeout(limit));
             }
         }
-        Ok(CallStream::new(substream, deadline, self.limit, self.notify))
+        Ok(CallStream::new(substream, deadline, limit, self.notify))
+    }
+
+    /// When the last try begins: it must have time to be answered.
+    fn last_try(&self) -> Instant {
+        let now = Instant::now();
+        let end = now + self.wait;
+        match self.until {
+            Some(until) => end.min(now + until.saturating_duration_since(now).saturating_sub(FAN_OUT_LEAST)),
+            None => end,
+        }
+    }
+
+    /// What the answer to a try that begins now may take.
+    fn limit_now(&self) -> Duration {
+        match self.until {
+            Some(until) => self.limit.min(until.saturating_duration_since(Instant::now())),
+            None => self.limit,
+        }
     }
 
     fn request(&self) -> Result<Vec<u8>, CallError> {

@@ -50,8 +50,8 @@ pub async fn resolve(
 }
 
 /// Makes `call` at each of `targets`, at most 16 at a time, and hands out each outcome with its place as it comes. The
-/// limit of the call is the budget of all: a place whose turn comes when it is over, or as good as over, gets [`CallError::Refused`] with
-/// `timeout`, and nothing was sent there.
+/// limit of the call is the budget of all, its wait for a node included: a place whose turn comes when it is over, or as
+/// good as over, gets [`CallError::Refused`] with `timeout`, and nothing was sent there.
 pub fn fan_out(
     session: &Session,
     targets: Vec<Target>,
@@ -68,7 +68,7 @@ pub fn fan_out(
                     let text = format!("{target} was not called: the time for all calls was over");
                     return (target, Err(CallError::Refused(Refusal::new(Code::Timeout, text))));
                 }
-                let outcome = call.within(left).result(&session).await;
+                let outcome = call.until(deadline).result(&session).await;
                 (target, outcome)
             }
         })

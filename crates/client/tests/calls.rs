@@ -246,6 +246,34 @@ async fn waiting_has_an_end_and_its_last_try_is_there() {
     assert!(tries >= 2, "{tries}");
 }
 
+#[tokio::test]
+async fn a_try_comes_when_the_refusal_says_and_not_before() {
+    let (client, mut peer) = connected().await;
+    let asked = Duration::from_millis(1500);
+    let busy = || Refusal::new(Code::Saturated, "busy").retry_after(asked);
+    let waiting = sum().waiting(PATIENCE);
+    let serving = async {
+        inbound(&mut peer).await.refuse(busy()).await;
+        let refused = Instant::now();
+        let (_, substream, ..) = request(inbound(&mut peer).await).await;
+        answer(substream, "{}", br#"{"id":1,"result":3}"#).await;
+        refused.elapsed()
+    };
+    let (outcome, between) = tokio::join!(client.result(&waiting), serving);
+    assert_eq!(outcome.unwrap(), json!(3));
+    assert!(between >= asked, "tried again after {between:?}");
+
+    // One that would come too late is not waited for, and not made early either.
+    let waiting = sum().waiting(Duration::from_millis(300));
+    let serving = async {
+        inbound(&mut peer).await.refuse(busy()).await;
+        tokio::time::timeout(Duration::from_millis(600), peer.incoming.next()).await.is_err()
+    };
+    let (outcome, nothing_more) = tokio::join!(client.result(&waiting), serving);
+    assert!(matches!(outcome, Err(CallError::Refused(refusal)) if refusal.code == Code::Saturated));
+    assert!(nothing_more);
+}
+
 /// What the explorer would say of forty nodes and some that are not meant.
 fn nodes() -> Value {
     let node = |name: String, state: &str, service: &str, region: &str| json!({"node": name, "state": state, "services": [{"name": service}], "labels": {"region": region}, "x": 1});
@@ -361,4 +389,32 @@ async fn one_budget_covers_all_calls_of_a_fan_out() {
     assert_eq!(not_called, 4, "those beyond the first sixteen were never opened");
     // Deadlines travel in whole milliseconds, rounded down.
     assert!(begun.elapsed() >= limit - Duration::from_millis(20));
+}
+
+#[tokio::test]
+async fn the_budget_of_a_fan_out_covers_waiting_for_a_node_too() {
+    let (client, mut peer) = connected().await;
+    let limit = Duration::from_millis(400);
+    let call = sum().within(limit).waiting(PATIENCE);
+    let begun = Instant::now();
+    let mut outcomes = Box::pin(fan_out(client.session(), vec![target("edge-7/rpc")], &call));
+    let mut deadlines = Vec::new();
+    let refusing = async {
+        loop {
+            let mut inbound = inbound(&mut peer).await;
+            deadlines.push(inbound.open().await.unwrap().deadline().unwrap());
+            inbound.refuse(Refusal::new(Code::NodeOffline, "offline for 3 min")).await;
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = outcomes.next() => outcome.unwrap().1,
+        () = refusing => unreachable!(),
+    };
+    let error = outcome.unwrap_err();
+    assert_eq!(error.code(), Some(Code::NodeOffline), "the node's own state is the answer: {error}");
+    assert!(begun.elapsed() < PATIENCE / 2, "it went on for {:?}", begun.elapsed());
+    assert!(
+        deadlines.len() > 1 && deadlines.is_sorted_by(|a, b| a > b),
+        "each has what is left: {deadlines:?}"
+    );
 }
