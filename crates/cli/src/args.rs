@@ -101,6 +101,11 @@ While a node is offline its ports are closed, so visitors are refused as they
 would be on the machine itself; with --wait they are kept until it is back. A
 visitor whose connection can't be carried on gets a reset.";
 
+const DEMO_HELP: &str = "\
+Examples:
+  reachback demo            go through it, then stay up with commands to try
+  reachback demo --once     go through it and end: 0 if every step worked";
+
 /// Reach services behind NAT through the line their node dialled out.
 ///
 /// A node dials out once, to an explorer, and listens nowhere on a network. Whoever needs one of its services
@@ -112,7 +117,8 @@ visitor whose connection can't be carried on gets a reset.";
     after_help = EXAMPLES,
     subcommand_required = true,
     arg_required_else_help = true,
-    max_term_width = 100
+    // Also where no terminal says how wide it is, as in `--help | less`.
+    max_term_width = crate::table::WIDTH
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -191,6 +197,7 @@ pub(crate) enum Command {
     #[command(after_help = operator::KICK_HELP)]
     Kick(KickArguments),
     /// Strike an offline node off the list.
+    #[command(after_help = operator::FORGET_HELP)]
     Forget(ForgetArguments),
     /// Check a configuration: print each value and where it comes from.
     #[command(after_help = operator::CHECK_HELP)]
@@ -199,9 +206,10 @@ pub(crate) enum Command {
     #[command(after_help = operator::COMPLETIONS_HELP)]
     Completions(CompletionsArguments),
     /// Write man pages.
-    #[command(hide = true)]
+    #[command(hide = true, after_help = operator::MAN_HELP)]
     Man(ManArguments),
     /// See all of it work: an explorer, three nodes and services in this process, on loopback only.
+    #[command(after_help = DEMO_HELP)]
     Demo(DemoArguments),
 }
 
@@ -449,12 +457,25 @@ mod tests {
     const ACTS: [&str; 9] = ["help", "version", "json", "once", "for", "header", "all", "notify", "watch"];
 
     #[test]
-    fn no_line_of_the_help_is_broken_by_a_small_terminal() {
-        for text in [EXAMPLES, EXPLORER_HELP, NODE_HELP, CONNECT_HELP, FORWARD_HELP] {
-            for line in text.lines() {
-                assert!(line.chars().count() <= crate::table::WIDTH, "{line}");
+    fn every_help_fits_a_small_terminal_and_shows_examples() {
+        fn look(command: &clap::Command, path: &str, seen: &mut usize) {
+            let help = command.clone().render_long_help().to_string();
+            for line in help.lines() {
+                assert!(line.chars().count() <= crate::table::WIDTH, "{path}: {line}");
+            }
+            // What is checked has the flags of the command itself, where the examples are.
+            let teaches = help.contains("Examples:\n") || help.contains("Commands to know:\n");
+            assert!(teaches || path.starts_with("reachback check "), "{path} --help shows no example");
+            *seen += 1;
+            for subcommand in command.get_subcommands().filter(|command| command.get_name() != "help") {
+                look(subcommand, &format!("{path} {}", subcommand.get_name()), seen);
             }
         }
+        let mut command = Arguments::command();
+        command.build();
+        let mut seen = 0;
+        look(&command, "reachback", &mut seen);
+        assert!(seen > 15, "only {seen} commands");
     }
 
     #[test]

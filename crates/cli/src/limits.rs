@@ -3,6 +3,16 @@
 
 use std::time::Duration;
 
+/// Threads of an explorer: beyond this they wait for the registry and for memory more than for each other's work.
+pub(crate) const THREADS_MAX: usize = 8;
+
+/// The smallest memory budget that can be asked for, in bytes: what one busy connection may have under way to each
+/// side, twice.
+pub(crate) const MEMORY_BUDGET_MIN: usize = 16 << 20;
+
+/// The memory budget where the system does not say how much memory there is, in bytes: a small machine's quarter.
+pub(crate) const MEMORY_BUDGET_UNKNOWN: usize = 256 << 20;
+
 /// How long an orderly end may take: longer than the libraries give their goodbyes, less than the 10 s after which
 /// container runtimes kill.
 pub(crate) const ORDERLY_END: Duration = Duration::from_secs(8);
@@ -30,3 +40,6 @@ pub(crate) const WATCH: Duration = Duration::from_secs(600);
 
 /// How long an explorer may take to say whether a node is there before its port is told to be closed.
 pub(crate) const FIRST_WORD: Duration = Duration::from_secs(2);
+
+/// How often `nodes --watch` looks whether the table on a terminal is still true: it shows whole seconds.
+pub(crate) const REDRAW: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 use clap::Args;
 use reachback_wire::NodeId;
 
-use super::ClientArguments;
+use super::{ClientArguments, ControlArguments};
 use crate::config::duration::Span;
 
 pub(super) const NODES_HELP: &str = "\
@@ -57,6 +57,8 @@ pub(crate) struct ShowArguments {
 pub(crate) struct StatusArguments {
     #[command(flatten)]
     pub(crate) client: ClientArguments,
+    #[command(flatten)]
+    pub(crate) control: ControlArguments,
     /// Print the answers as JSON.
     #[arg(long)]
     pub(crate) json: bool,

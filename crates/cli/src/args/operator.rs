@@ -13,6 +13,17 @@ Examples:
   reachback kick edge-7              end its session; it dials again at once
   reachback kick edge-7 --for 10m    and turn it away for ten minutes";
 
+pub(super) const FORGET_HELP: &str = "\
+Examples:
+  reachback forget edge-9     off the list, with what was known of it
+
+A node that is online can't be forgotten; end it first. If a forgotten node
+dials again, it is a new one.";
+
+pub(super) const MAN_HELP: &str = "\
+Examples:
+  reachback man /usr/local/share/man/man1";
+
 pub(super) const EXPOSE_HELP: &str = "\
 Asks the node that runs on this machine, through its control socket. The service
 is there at once and gone when the node is restarted; node.toml keeps it.
@@ -66,6 +77,9 @@ pub(crate) struct ControlArguments {
     /// The node's control socket: /run/reachback/node.sock for root, else under $XDG_RUNTIME_DIR.
     #[arg(long, value_name = "PATH", env = "REACHBACK_CONTROL_SOCKET", hide_env_values = true)]
     pub(crate) control_socket: Option<PathBuf>,
+    /// The file the node was started with, if that names its control socket.
+    #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// `reachback expose`.

@@ -3,7 +3,7 @@
 use reachback_client::{CallError, Client};
 use reachback_explorer::{NodeState, NodeView};
 use reachback_wire::{Code, NodeId, Target, nearest};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     args::ClientArguments,
@@ -13,15 +13,16 @@ use crate::{
     limits,
 };
 
-/// Calls one method over a session of its own.
-pub(crate) async fn ask(
+/// Calls one method about one node, over a session of its own.
+pub(crate) async fn ask_about(
     arguments: ClientArguments,
     environment: &Environment,
     method: &str,
-    params: &Value,
+    id: &NodeId,
+    params: Value,
 ) -> Result<Value, Failure> {
     let client = client::connect(&client::explorer(arguments, environment)?).await?;
-    let answer = call(&client, method, params).await;
+    let answer = about(&client, method, id, params).await;
     client.close().await;
     answer
 }
@@ -36,14 +37,27 @@ pub(crate) fn target() -> Result<Target, Failure> {
     "@explorer/api".parse().map_err(|error| Failure::new(Exit::Failed, error))
 }
 
-/// One node of those the explorer knows, or the sentence that it is none of them.
+/// What the explorer says of one node, or the sentence that it does not know it.
 pub(crate) async fn node(client: &Client, id: &NodeId) -> Result<NodeView, Failure> {
-    let nodes = nodes::ask(client).await?;
-    let names: Vec<String> = nodes.iter().map(|node| node.node.to_string()).collect();
-    let Some(node) = nodes.into_iter().find(|node| node.node == *id) else {
-        return Err(unknown_node(id, &names, client.explorer()));
+    nodes::one(about(client, "explorer.node", id, json!({"id": id})).await?)
+}
+
+/// Calls a method that is about one node. Where the explorer does not know the node, the refusal is told in words of
+/// this command line instead of the API's.
+pub(crate) async fn about(
+    client: &Client,
+    method: &str,
+    id: &NodeId,
+    params: Value,
+) -> Result<Value, Failure> {
+    let refused = match call(client, method, &params).await {
+        Err(refused) if refused.exit == Exit::Coded(Code::NodeNotFound) => refused,
+        answered => return answered,
     };
-    Ok(node)
+    // What it said stands if it can't be asked for names.
+    let Ok(known) = nodes::ask(client).await else { return Err(refused) };
+    let names: Vec<String> = known.into_iter().map(|node| node.node.to_string()).collect();
+    Err(unknown_node(id, &names, client.explorer()))
 }
 
 /// A node must be there before anything is started for it.

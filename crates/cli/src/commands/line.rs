@@ -73,10 +73,13 @@ impl Told {
     }
 }
 
-/// A duration as short as people say it: `38 ms`, `1.2 s`, `20 s`, `2 min`, `11 h`, `3 d`.
+/// A duration as short as people say it: `38 ms`, `1.2 s`, `3 s`, `20 s`, `2 min`, `11 h`, `3 d`.
 pub(crate) fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
+        0 if duration.is_zero() => "0 s".to_owned(),
+        // What was counted in whole seconds does not look as if it had been measured.
+        1..10 if duration.subsec_nanos() == 0 => format!("{seconds} s"),
         0 if duration.as_micros() < 1_000 => format!("{:.1} ms", duration.as_secs_f64() * 1e3),
         0 => format!("{} ms", duration.as_millis()),
         1..10 => format!("{:.1} s", duration.as_secs_f64()),
@@ -137,7 +140,8 @@ mod tests {
     #[test]
     fn durations_are_short() {
         for (milliseconds, text) in [
-            (0, "0.0 ms"),
+            (0, "0 s"),
+            (3_000, "3 s"),
             (38, "38 ms"),
             (1_234, "1.2 s"),
             (20_000, "20 s"),

@@ -1,6 +1,9 @@
 //! The node of this machine, asked through its control socket: one JSON-RPC text per line, both ways.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -10,6 +13,7 @@ use tokio::{
 
 use crate::{
     args::ControlArguments,
+    config,
     environment::Environment,
     exit::{Exit, Failure},
     limits, paths,
@@ -18,16 +22,31 @@ use crate::{
 /// Where the node of this machine can be asked.
 pub(crate) struct Local {
     path: PathBuf,
+    /// Somebody says that it is there; the usual place is only a guess.
+    named: bool,
 }
 
 impl Local {
-    /// The socket that the flag names, or the one that a node of this user has.
+    /// The socket that the flag or the node's own configuration names, or the one that a node of this user has.
     pub(crate) fn find(arguments: ControlArguments, environment: &Environment) -> Result<Self, Failure> {
-        let path = match arguments.control_socket {
-            Some(path) => path,
-            None => paths::node_socket(environment, paths::is_root())?,
+        let (file, place) = match (arguments.control_socket, arguments.config) {
+            (Some(path), _) => (Some(path), "--control-socket off".to_owned()),
+            (None, Some(file)) => (config::node::control_socket_in(&file)?, file.display().to_string()),
+            (None, None) => (None, String::new()),
         };
-        Ok(Self { path })
+        match file {
+            Some(off) if off == Path::new("off") => Err(Failure::config(format_args!(
+                "{place}: a node without a control socket can't be asked; give it one, or name another node's: \
+                 --control-socket PATH"
+            ))),
+            Some(path) => Ok(Self { path, named: true }),
+            None => Ok(Self { path: paths::node_socket(environment, paths::is_root())?, named: false }),
+        }
+    }
+
+    /// Whether somebody says that a node is there, so that its absence is news.
+    pub(crate) fn is_named(&self) -> bool {
+        self.named
     }
 
     /// Calls one method.

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use reachback_client::Client;
 use reachback_explorer::{HealthView, NodeState, NodeView, NodesView, ServiceView};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
@@ -102,7 +103,6 @@ pub(crate) fn services(node: &NodeView) -> String {
 fn since(seconds: u64) -> String {
     match seconds {
         0 => "now".to_owned(),
-        1..10 => format!("{seconds} s"),
         _ => short(Duration::from_secs(seconds)),
     }
 }
@@ -124,11 +124,23 @@ fn notes(node: &NodeView) -> Vec<String> {
     notes
 }
 
+/// An answer that lists nodes.
 pub(crate) fn view(answer: Value) -> Result<NodesView, Failure> {
+    read(answer)
+}
+
+/// An answer, or a word of a watch, that is one node.
+pub(crate) fn one(answer: Value) -> Result<NodeView, Failure> {
+    read(answer)
+}
+
+fn read<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
     serde_json::from_value(answer).map_err(|error| {
         Failure::new(
             Exit::Failed,
-            format_args!("the explorer's answer can't be read ({error}); --json shows it as it is"),
+            format_args!(
+                "the explorer's answer can't be read ({error}); `reachback nodes --json` shows it as it is"
+            ),
         )
     })
 }

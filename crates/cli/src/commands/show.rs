@@ -69,15 +69,18 @@ fn page(node: &NodeView) -> String {
     }
     let wide = node.services.iter().map(|service| service.name.as_ref().len()).max().unwrap_or(0);
     for (number, service) in node.services.iter().enumerate() {
+        // What was last heard of a service is no promise while the way to it is down.
+        let was = if node.state == NodeState::Offline { "last known: " } else { "" };
         let health = match (service.health, &service.reason) {
             (HealthView::Ok, _) => "ok".to_owned(),
             (HealthView::Failing, Some(reason)) => format!("fails: {reason}"),
             (HealthView::Failing, None) => "fails".to_owned(),
             (HealthView::Unknown, _) => "not probed".to_owned(),
         };
-        let framing = service.framing.as_ref().map(|framing| format!("  {framing}")).unwrap_or_default();
+        let framing =
+            service.framing.as_ref().map(|framing| format!("; framing {framing}")).unwrap_or_default();
         let field = name_of(if number == 0 { "services" } else { "" });
-        led(format!("{field}{:<wide$} ", service.name.as_ref()), &format!("{health}{framing}"));
+        led(format!("{field}{:<wide$} ", service.name.as_ref()), &format!("{was}{health}{framing}"));
     }
     let now = node.since_unix_ms + node.since_s * 1_000;
     for (name, ends) in [("ends", &node.ends), ("its own", &node.node_ends)] {
@@ -124,9 +127,11 @@ edge-7  online for 2 min  at hub-1
   address   192.0.2.1:4000
   session   42, 2 streams
   labels    region=eu
-  services  rpc      fails: connection refused http
+  services  rpc      fails: connection refused; framing http
             database not probed
   ends      3 min ago lost: no heartbeat for 20 s"
         );
+        let offline = NodeView { state: NodeState::Offline, ..node };
+        assert!(page(&offline).contains("database last known: not probed"), "{}", page(&offline));
     }
 }

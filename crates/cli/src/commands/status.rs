@@ -10,6 +10,7 @@ use crate::{
     environment::Environment,
     exit::Failure,
     output::Output,
+    table::{WIDTH, wrap},
 };
 
 /// Asks the explorer, and the node of this machine if there is one. Fails if the explorer does not answer.
@@ -19,7 +20,7 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let way = client::explorer(arguments.client, environment)?;
-    let node = local_node(environment).await;
+    let node = local_node(arguments.control, environment).await;
     let explorer = async {
         let session = client::connect(&way).await?;
         let answer = api::call(&session, "explorer.status", &Value::Null).await;
@@ -28,6 +29,7 @@ pub(crate) async fn run(
     }
     .await;
     if arguments.json {
+        let node = node.as_ref().unwrap_or(&Value::Null);
         if explorer.is_ok() || !node.is_null() {
             let known = explorer.as_ref().unwrap_or(&Value::Null);
             output.unless_quiet(format_args!("{:#}", json!({"explorer": known, "node": node})))?;
@@ -35,30 +37,33 @@ pub(crate) async fn run(
         return explorer.map(drop);
     }
     if let Ok(explorer) = &explorer {
-        output.unless_quiet(explorer_line(explorer, &way.address.to_string()))?;
+        output.unless_quiet(explorer_page(explorer, &way.address.to_string()))?;
     }
-    for line in node_lines(&node) {
-        output.unless_quiet(line)?;
+    match node {
+        Ok(node) => node_lines(&node).into_iter().try_for_each(|line| output.unless_quiet(line))?,
+        // Whether the explorer answers is what the exit code says.
+        Err(failure) => output.unless_quiet(failure)?,
     }
     explorer.map(drop)
 }
 
-/// Null where none runs: most machines that ask have none.
-async fn local_node(environment: &Environment) -> Value {
-    let Ok(local) = Local::find(ControlArguments { control_socket: None }, environment) else {
-        return Value::Null;
-    };
-    local.ask("node.status", &Value::Null).await.unwrap_or_default()
+/// Null where none runs and nobody says that one does: most machines that ask have none.
+async fn local_node(control: ControlArguments, environment: &Environment) -> Result<Value, Failure> {
+    let local = Local::find(control, environment)?;
+    match local.ask("node.status", &Value::Null).await {
+        Err(_) if !local.is_named() => Ok(Value::Null),
+        answered => answered,
+    }
 }
 
-fn explorer_line(status: &Value, address: &str) -> String {
+fn explorer_page(status: &Value, address: &str) -> String {
     let number = |field: &Value| field.as_u64().unwrap_or_default();
     let name = status["explorer"].as_str().unwrap_or("?");
     let version = status["version"].as_str().unwrap_or("?");
     let nodes = &status["nodes"];
     let up = short(Duration::from_secs(number(&status["uptime_s"])));
     format!(
-        "explorer {name} ({address})  {version}  up {up}  nodes {} online, {} offline",
+        "explorer {name} at {address}\n  {version}  up {up}  nodes {} online, {} offline",
         number(&nodes["online"]),
         number(&nodes["offline"])
     )
@@ -72,7 +77,40 @@ fn node_lines(status: &Value) -> Vec<String> {
             let to = line["explorer"].as_str().unwrap_or("?");
             let state = line["state"].as_str().unwrap_or("?");
             let reason = line["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
-            format!("node {name} at {to}  {state}{reason}")
+            // The address is kept whole; what does not fit beside it comes below.
+            let said = format!("{state}{reason}");
+            let place = format!("node {name} at {to}");
+            match place.chars().count() + 2 + said.chars().count() <= WIDTH {
+                true => format!("{place}  {said}"),
+                false => format!("{place}\n  {}", wrap(&said, WIDTH - 2).join("\n  ")),
+            }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_fits() {
+        let reason =
+            "peer_unreachable: can't connect to hub-2.example.com:9002: Connection refused (os error 111)";
+        let status = json!({"node": "edge-7", "lines": [
+            {"explorer": "hub-1:9002", "state": "online"},
+            {"explorer": "hub-2.example.com:9002", "state": "waiting", "reason": reason},
+        ]});
+        let lines = node_lines(&status);
+        assert_eq!(lines[0], "node edge-7 at hub-1:9002  online");
+        assert!(lines[1].starts_with("node edge-7 at hub-2.example.com:9002\n  waiting: peer_unreachable: "));
+        let explorer = json!({"explorer": "hub-1", "version": "0.1.0", "uptime_s": 751, "nodes": {"online": 1, "offline": 2}});
+        let page = explorer_page(&explorer, "unix:///run/user/1000/reachback/explorer.sock");
+        assert_eq!(
+            page,
+            "explorer hub-1 at unix:///run/user/1000/reachback/explorer.sock\n  0.1.0  up 12 min  nodes 1 online, 2 offline"
+        );
+        for line in lines.iter().flat_map(|line| line.lines()).chain(page.lines()) {
+            assert!(line.chars().count() <= WIDTH, "{line}");
+        }
+    }
 }

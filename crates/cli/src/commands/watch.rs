@@ -9,6 +9,7 @@ use reachback_client::{Answer, Call, CallStream, Client};
 use reachback_explorer::NodeView;
 use reachback_wire::{Code, NodeId};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::{
     commands::{api, nodes},
@@ -59,30 +60,55 @@ async fn listen(
     json: bool,
     output: Output,
 ) -> Result<(), Failure> {
-    let mut known: BTreeMap<NodeId, NodeView> = BTreeMap::new();
-    while let Some(answer) = answers.next().await {
-        let (Answer::Item(item) | Answer::Result(item)) =
-            answer.map_err(|error| api::refused(METHOD, error))?;
-        if json {
-            output.result(&item)?;
-            continue;
+    let mut known = Known::new();
+    let terminal = io::stdout().is_terminal();
+    let mut drawn = String::new();
+    // A second is what the table counts in. Elsewhere than on a terminal time alone is no change.
+    let mut ticks = tokio::time::interval(limits::REDRAW);
+    loop {
+        tokio::select! {
+            answer = answers.next() => {
+                let Some(answer) = answer else { return Ok(()) };
+                let (Answer::Item(item) | Answer::Result(item)) =
+                    answer.map_err(|error| api::refused(METHOD, error))?;
+                if json {
+                    output.result(&item)?;
+                    continue;
+                }
+                apply(&mut known, item, Instant::now())?;
+            }
+            _ = ticks.tick(), if terminal && !known.is_empty() => {}
         }
-        apply(&mut known, item)?;
-        let shown: Vec<NodeView> = known.values().filter(|node| has(node, labels)).cloned().collect();
-        let table = nodes::table(&shown);
-        match io::stdout().is_terminal() {
+        let table = nodes::table(&shown(&known, labels, Instant::now()));
+        match terminal {
+            true if table == drawn => {}
             // Home, the table, and nothing below it: no flicker, and what was there before scrolls as usual.
             true => output.result(format_args!("\x1b[H\x1b[J{table}"))?,
             false => output.result(format_args!("{table}\n"))?,
         }
+        drawn = table;
     }
-    Ok(())
+}
+
+/// The nodes, and when each was heard of.
+type Known = BTreeMap<NodeId, (NodeView, Instant)>;
+
+/// Those with these labels, as long in their state as they are by now.
+fn shown(known: &Known, labels: &BTreeMap<String, String>, now: Instant) -> Vec<NodeView> {
+    let shown = known.values().filter(|(node, _)| has(node, labels));
+    shown
+        .map(|(node, heard)| {
+            let since_s = node.since_s + now.duration_since(*heard).as_secs();
+            NodeView { since_s, ..node.clone() }
+        })
+        .collect()
 }
 
 /// First the state of all, then one node for each change.
-fn apply(known: &mut BTreeMap<NodeId, NodeView>, item: Value) -> Result<(), Failure> {
+fn apply(known: &mut Known, item: Value, now: Instant) -> Result<(), Failure> {
     if item["nodes"].is_array() {
-        *known = nodes::view(item)?.nodes.into_iter().map(|node| (node.node.clone(), node)).collect();
+        let nodes = nodes::view(item)?.nodes.into_iter();
+        *known = nodes.map(|node| (node.node.clone(), (node, now))).collect();
         return Ok(());
     }
     if item["state"] == "forgotten" {
@@ -90,13 +116,8 @@ fn apply(known: &mut BTreeMap<NodeId, NodeView>, item: Value) -> Result<(), Fail
         gone.map(|node| known.remove(&node));
         return Ok(());
     }
-    let node: NodeView = serde_json::from_value(item).map_err(|error| {
-        Failure::new(
-            Exit::Failed,
-            format_args!("the explorer's word can't be read ({error}); --json shows it"),
-        )
-    })?;
-    known.insert(node.node.clone(), node);
+    let node = nodes::one(item)?;
+    known.insert(node.node.clone(), (node, now));
     Ok(())
 }
 
@@ -106,6 +127,8 @@ fn has(node: &NodeView, labels: &BTreeMap<String, String>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
@@ -119,15 +142,19 @@ mod tests {
 
     #[test]
     fn what_is_known_follows_what_is_said() {
-        let mut known = BTreeMap::new();
-        apply(&mut known, json!({"explorer": "hub-1", "nodes": [node("a", "online")]})).unwrap();
-        apply(&mut known, node("b", "online")).unwrap();
-        apply(&mut known, node("a", "offline")).unwrap();
-        assert_eq!(known.values().map(nodes::state).collect::<Vec<_>>(), ["offline", "online"]);
-        assert!(has(&known["a"], &BTreeMap::from([("region".into(), "eu".into())])));
-        assert!(!has(&known["a"], &BTreeMap::from([("region".into(), "us".into())])));
-        apply(&mut known, json!({"node": "a", "state": "forgotten"})).unwrap();
+        let (mut known, then) = (Known::new(), Instant::now());
+        let mut hear = |item| apply(&mut known, item, then);
+        hear(json!({"explorer": "hub-1", "nodes": [node("a", "online")]})).unwrap();
+        hear(node("b", "online")).unwrap();
+        hear(node("a", "offline")).unwrap();
+        assert!(hear(json!({"state": 1})).is_err());
+        let labels = |region: &str| BTreeMap::from([("region".to_owned(), region.to_owned())]);
+        let later = then + Duration::from_secs(4);
+        let nodes = shown(&known, &labels("eu"), later);
+        assert_eq!(nodes.iter().map(nodes::state).collect::<Vec<_>>(), ["offline", "online"]);
+        assert!(nodes.iter().all(|node| node.since_s == 5), "one second then, and four since");
+        assert!(shown(&known, &labels("us"), later).is_empty());
+        apply(&mut known, json!({"node": "a", "state": "forgotten"}), later).unwrap();
         assert_eq!(known.len(), 1);
-        assert!(apply(&mut known, json!({"state": 1})).is_err());
     }
 }

@@ -109,6 +109,16 @@ pub(crate) fn resolve(
     Ok(NodeSetup { config, forward, control })
 }
 
+/// The control socket that a node with this file has; none where the file leaves it in its usual place, or is an
+/// explorer's.
+pub(crate) fn control_socket_in(file: &Path) -> Result<Option<PathBuf>, Failure> {
+    #[derive(Deserialize)]
+    struct OfInterest {
+        control_socket: Option<PathBuf>,
+    }
+    Ok(file::read::<OfInterest>(file)?.control_socket)
+}
+
 fn forwards(
     typed: Vec<PortSpec>,
     environment: &Environment,
