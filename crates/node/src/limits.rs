@@ -12,8 +12,9 @@ pub(crate) const DEADLINE_GRACE: Duration = Duration::from_millis(250);
 /// The longest deadline of a call: what an explorer grants, so that an explorer that lies can't make calls stay.
 pub(crate) const CALL_DEADLINE_MAX: Duration = Duration::from_secs(600);
 
-/// Bytes of all requests together that wait to be written to services, and of all answers of shared connections that
-/// wait to be read by callers: four of the largest each, or thousands of ordinary ones.
+/// Bytes of all requests together that wait to be written to services, of all answers of shared connections that wait
+/// to be read by callers, and of all that services said of their own accord: four of the largest each, or thousands of
+/// ordinary ones.
 pub(crate) const CALL_BODIES: usize = 4 * limits::CALL_BODY_MAX;
 
 /// One read from a service during a call: what one record holds.
@@ -32,6 +33,10 @@ pub(crate) const LINES_WRITES: usize = 64;
 /// Messages of a service's own accord that one caller may leave unread before its call is ended: a burst passes, and
 /// who is further behind does not catch up.
 pub(crate) const LINES_ITEMS: usize = 256;
+
+/// Bytes of the same: as much as one answer may have, items included, so that nobody who keeps up is ended by a single
+/// message, and nobody keeps what it could not be given anyway.
+pub(crate) const LINES_UNREAD: usize = limits::CALL_BODY_MAX;
 
 /// New connections tried for one call when the shared one closes before the call was put on it.
 pub(crate) const LINES_DIALS: usize = 3;

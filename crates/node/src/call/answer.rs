@@ -61,10 +61,19 @@ impl<'a> Answer<'a> {
 
     /// The head of a service that has none of its own, unless it was sent already.
     pub(super) async fn json_head(&mut self) -> Result<(), Trouble> {
+        self.own_head("application/json").await
+    }
+
+    /// The same for an answer that consists of items, so that whoever passes them on as bytes knows to part them.
+    pub(super) async fn items_head(&mut self) -> Result<(), Trouble> {
+        self.own_head("application/x-ndjson").await
+    }
+
+    async fn own_head(&mut self, content_type: &str) -> Result<(), Trouble> {
         if self.headed {
             return Ok(());
         }
-        let headers = BTreeMap::from([("content-type".to_owned(), "application/json".to_owned())]);
+        let headers = BTreeMap::from([("content-type".to_owned(), content_type.to_owned())]);
         self.head(200, &headers).await
     }
 

@@ -46,12 +46,14 @@ pub(crate) struct Bodies {
     requests: Arc<Semaphore>,
     /// Answers of shared connections on their way to callers.
     answers: Arc<Semaphore>,
+    /// What services said of their own accord to callers that have not read it yet.
+    notices: Arc<Semaphore>,
 }
 
 impl Bodies {
     pub(crate) fn new() -> Self {
         let room = || Arc::new(Semaphore::new(limits::CALL_BODIES / request::UNIT));
-        Self { requests: room(), answers: room() }
+        Self { requests: room(), answers: room(), notices: room() }
     }
 }
 

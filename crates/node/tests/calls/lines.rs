@@ -164,6 +164,62 @@ async fn messages_without_id_go_to_those_who_asked_for_them() {
 }
 
 #[tokio::test]
+async fn a_streaming_caller_that_reads_nothing_is_given_up_by_bytes_and_costs_nobody_else() {
+    let world = World::new("framing=lines").await;
+    let session = world.session();
+    let stream = json!({"stream": true});
+    let mut sleeper = begin(&session, 3 * PATIENCE, &stream, br#"{"id":1,"method":"watch"}"#).await;
+    let mut socket = world.accept().await;
+    let first = line(&mut socket).await.1;
+    // Far fewer messages than may be unread, and more bytes. Whoever comes after the first one and reads gets the rest.
+    let large = format!("{{\"method\":\"event\",\"params\":\"{}\"}}\n", "e".repeat(900_000));
+    write(&mut socket, &large).await;
+    let mut reader = begin(&session, 3 * PATIENCE, &stream, br#"{"id":2,"method":"watch"}"#).await;
+    let asked = [first, line(&mut socket).await.1];
+    let reading = async {
+        let mut items = 0;
+        while items < 18 {
+            match within("an item", reader.next()).await.unwrap() {
+                Record::Item(_) => items += 1,
+                Record::Head(head) => {
+                    let head: Value = serde_json::from_slice(&head).unwrap();
+                    assert_eq!(head["headers"]["content-type"], "application/x-ndjson");
+                }
+                Record::Data(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let streaming = async {
+        for _ in 0..18 {
+            write(&mut socket, &large).await;
+        }
+    };
+    tokio::join!(reading, streaming);
+    // The node need not wait for the other to read.
+    within("the end of the visit", async {
+        while world.stats.visits_broken.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let end = read(&mut sleeper).await.unwrap_err();
+    assert_eq!(end.code(), Code::Reset, "{end}");
+    drop(reader);
+
+    // The connection goes on, and an answer to the one that is gone is nobody's.
+    for request in asked {
+        write(&mut socket, format!("{{\"id\":{},\"result\":0}}\n", request["id"])).await;
+    }
+    let serving = async {
+        let (_, request) = line(&mut socket).await;
+        write(&mut socket, format!("{{\"id\":{},\"result\":5}}\n", request["id"])).await;
+    };
+    let (answer, ()) = tokio::join!(call(&session, PATIENCE, br#"{"id":3,"method":"plain"}"#), serving);
+    assert_eq!(answer.unwrap().body, br#"{"id":3,"result":5}"#);
+}
+
+#[tokio::test]
 async fn a_lost_connection_loses_every_call_on_it_and_nothing_is_sent_again() {
     let world = World::new("framing=lines").await;
     let session = world.session();
