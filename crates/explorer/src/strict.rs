@@ -2,8 +2,9 @@
 //!
 //! A proxy in front of this port and the parser behind it must agree where a request ends, or somebody's next request
 //! becomes part of ours. The parser forgives what the specification lets it forgive: lines that end without CR, a
-//! length beside chunks, lengths said twice. Here such a request is spoilt on its way in, so that the parser refuses
-//! it, answers 400 and closes; nothing is buffered or changed otherwise.
+//! length beside chunks, lengths said twice. Here such a request is spoilt on its way in and cut off there, so that the
+//! parser refuses it, answers 400 and closes; nothing is buffered or changed otherwise. A head that ends before it is
+//! whole is spoilt too: the parser would close without a word.
 
 use std::{
     io,
@@ -19,17 +20,24 @@ use tokio::{
 
 use crate::limits;
 
+/// What the parser reads in place of the byte that made a request ambiguous, and of all that follows. No parser takes a
+/// NUL in a line or for the end of one; the empty line makes it look, because it passes over heads that have no end.
+const SPOILT: &[u8] = b"\0\r\n\r\n";
+
 /// A connection whose requests are looked at while they are read.
 pub(crate) struct Strict {
     transport: Transport,
     reader: Reader,
+    /// What is left of [`SPOILT`] to be read.
+    spoilt: &'static [u8],
+    lingering: Option<Lingering>,
     /// Runs while the peer takes nothing of what waits for it.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Strict {
     pub(crate) fn new(transport: Transport) -> Self {
-        Self { transport, reader: Reader::default(), stalled: None }
+        Self { transport, reader: Reader::default(), spoilt: &[], lingering: None, stalled: None }
     }
 
     /// The outcome of a write, or an error when the peer has taken nothing for too long.
@@ -46,6 +54,13 @@ impl Strict {
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the answer is not being read")))
     }
+}
+
+/// A connection is closed for writing first, and read a little longer: closing over unread bytes would reset it, and the
+/// reset can overtake the answer, which may be a refusal of what is still being sent.
+struct Lingering {
+    left: usize,
+    until: Pin<Box<Sleep>>,
 }
 
 /// Follows where requests end.
@@ -72,16 +87,20 @@ enum Place {
     Chunk(u64),
     ChunkEnd,
     Trailers,
-    /// It has been spoilt, or is longer than the parser takes: the parser says so.
-    Over,
+    /// It is longer than the parser takes: the parser says so.
+    TooLong,
+    /// It has been spoilt; nothing behind that is read.
+    Spoilt,
 }
 
 /// What can be read in two ways.
 struct Ambiguous;
 
 impl Reader {
-    /// Looks at what was read; spoils the byte at which a request became ambiguous.
-    fn look(&mut self, mut bytes: &mut [u8]) {
+    /// Looks at what was read. Gives back how much of it has one meaning, if that is not all: the byte behind it made a
+    /// request ambiguous.
+    fn look(&mut self, all: &[u8]) -> Option<usize> {
+        let mut bytes = all;
         while !bytes.is_empty() {
             let skipped = match &mut self.place {
                 Place::Body(left) | Place::Chunk(left) => {
@@ -89,7 +108,8 @@ impl Reader {
                     *left -= taken as u64;
                     taken
                 }
-                Place::Over => return,
+                Place::TooLong => return None,
+                Place::Spoilt => return Some(all.len() - bytes.len()),
                 _ => 0,
             };
             match self.place {
@@ -98,15 +118,15 @@ impl Reader {
                 _ => {}
             }
             if skipped > 0 {
-                bytes = &mut bytes[skipped..];
+                bytes = &bytes[skipped..];
                 continue;
             }
             let byte = bytes[0];
             self.head += 1;
             let fine = match byte {
                 _ if self.head > limits::HTTP_HEAD_MAX => {
-                    self.place = Place::Over;
-                    return;
+                    self.place = Place::TooLong;
+                    return None;
                 }
                 b'\n' if self.line.pop() == Some(b'\r') => self.end_of_line(),
                 b'\n' => Err(Ambiguous),
@@ -117,13 +137,21 @@ impl Reader {
                 }
             };
             if fine.is_err() {
-                // No parser takes a NUL in a line or in place of its end.
-                bytes[0] = 0;
-                self.place = Place::Over;
-                return;
+                self.place = Place::Spoilt;
+                return Some(all.len() - bytes.len());
             }
-            bytes = &mut bytes[1..];
+            bytes = &bytes[1..];
         }
+        None
+    }
+
+    /// The sender has no more to say. Whether it stopped in the middle of a head.
+    fn end(&mut self) -> bool {
+        let begun = self.place == Place::Headers || self.place == Place::Request && !self.line.is_empty();
+        if begun {
+            self.place = Place::Spoilt;
+        }
+        begun
     }
 
     fn end_of_line(&mut self) -> Result<(), Ambiguous> {
@@ -149,7 +177,9 @@ impl Reader {
             Place::ChunkEnd if line.is_empty() => self.place = Place::ChunkSize,
             Place::Trailers if line.is_empty() => (self.place, self.head) = (Place::Request, 0),
             Place::Trailers => {}
-            Place::ChunkEnd | Place::Body(_) | Place::Chunk(_) | Place::Over => return Err(Ambiguous),
+            Place::ChunkEnd | Place::Body(_) | Place::Chunk(_) | Place::TooLong | Place::Spoilt => {
+                return Err(Ambiguous);
+            }
         }
         Ok(())
     }
@@ -186,12 +216,44 @@ impl Reader {
     }
 }
 
+impl Lingering {
+    /// Ready when the sender has closed, or has had its time or its bytes.
+    fn poll(&mut self, cx: &mut Context<'_>, transport: &mut Transport) -> Poll<()> {
+        let mut scrap = [0; 1024];
+        while self.left > 0 && self.until.as_mut().poll(cx).is_pending() {
+            let mut read = ReadBuf::new(&mut scrap);
+            match ready!(Pin::new(&mut *transport).poll_read(cx, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => {
+                    self.left = self.left.saturating_sub(read.filled().len());
+                }
+                Ok(()) | Err(_) => break,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl AsyncRead for Strict {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
-        this.reader.look(&mut buf.filled_mut()[before..]);
+        if this.reader.place != Place::Spoilt {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
+            let read = &buf.filled()[before..];
+            let kept = if read.is_empty() && buf.remaining() > 0 {
+                this.reader.end().then_some(0)
+            } else {
+                this.reader.look(read)
+            };
+            match kept {
+                None => return Poll::Ready(Ok(())),
+                Some(kept) => buf.set_filled(before + kept),
+            }
+            this.spoilt = SPOILT;
+        }
+        let (now, later) = this.spoilt.split_at(this.spoilt.len().min(buf.remaining()));
+        buf.put_slice(now);
+        this.spoilt = later;
         Poll::Ready(Ok(()))
     }
 }
@@ -222,7 +284,15 @@ impl AsyncWrite for Strict {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().transport).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.lingering.is_none() {
+            ready!(Pin::new(&mut this.transport).poll_shutdown(cx))?;
+        }
+        let lingering = this.lingering.get_or_insert_with(|| Lingering {
+            left: limits::LINGER_BYTES,
+            until: Box::pin(sleep(limits::LINGER)),
+        });
+        lingering.poll(cx, &mut this.transport).map(Ok)
     }
 }
 
@@ -235,9 +305,8 @@ mod tests {
         let outcomes: Vec<_> = [1, 2, 3, 7, text.len()]
             .into_iter()
             .map(|size| {
-                let (mut reader, mut bytes) = (Reader::default(), text.as_bytes().to_vec());
-                bytes.chunks_mut(size).for_each(|piece| reader.look(piece));
-                bytes == text.as_bytes()
+                let mut reader = Reader::default();
+                text.as_bytes().chunks(size).all(|piece| reader.look(piece).is_none())
             })
             .collect();
         assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{text:?}: {outcomes:?}");

@@ -125,6 +125,7 @@ async fn a_node_may_look_around_and_change_nothing() {
             node_fields: vec!["node_id".to_owned()],
             forward: true,
             framing: Framing::Raw,
+            ..HeroCompat::default()
         });
     })
     .await;

@@ -4,12 +4,16 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use reachback_explorer::NodeState;
+use reachback_explorer::{Explorer, NodeState};
+use reachback_link::RealNet;
 use serde_json::{Value, json};
 use support::{Http, Hub, generation, post};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 const NODES: &str = r#"{"jsonrpc":"2.0","method":"explorer.nodes","id":1}"#;
 
@@ -274,29 +278,68 @@ async fn requests_that_two_programs_could_read_in_two_ways_are_refused() {
         )
     };
     let length = NODES.len();
-    for (lines, statuses) in [
-        (format!("Content-Length: {length}\r\nContent-Length: 3\r\n"), [400, 400]),
-        (format!("Content-Length: +{length}\r\n"), [400, 400]),
-        (format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"), [400, 400]),
-        (format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"), [400, 400]),
-        (format!("Content-Length: {length}\r\nContent-Length: {length}\r\n"), [400, 400]),
-        (format!("Content-Length: {length}\r\nX: y\n"), [400, 400]),
-        (format!("Content-Length: {length}\r\nX: y\r\n z\r\n"), [400, 400]),
-        (format!("Content-Length: {length}\r\nTransfer-Encoding: gzip\r\n"), [400, 400]),
-        (format!("Content-Length : {length}\r\n"), [400, 400]),
-        (format!("X-Long: {}\r\n", "x".repeat(200_000)), [431, 400]),
-        ("X: y\r\n".repeat(200), [431, 400]),
+    for (lines, status) in [
+        (format!("Content-Length: {length}\r\nContent-Length: 3\r\n"), 400),
+        (format!("Content-Length: +{length}\r\n"), 400),
+        (format!("Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n"), 400),
+        (format!("Transfer-Encoding: chunked\r\nContent-Length: {length}\r\n"), 400),
+        (format!("Content-Length: {length}\r\nContent-Length: {length}\r\n"), 400),
+        (format!("Content-Length: {length}\r\nX: y\n"), 400),
+        (format!("Content-Length: {length}\r\nX: y\r\n z\r\n"), 400),
+        (format!("Content-Length: {length}\r\nTransfer-Encoding: gzip\r\n"), 400),
+        (format!("Content-Length : {length}\r\n"), 400),
+        ("Transfer-Encoding: chunked\r\n\r\n7\n".to_owned(), 400),
+        (format!("X-Long: {}\r\n", "x".repeat(200_000)), 431),
+        ("X: y\r\n".repeat(200), 431),
     ] {
-        let mut pipe = hub.net.pipe().await;
-        pipe.write_all(head(&lines).as_bytes()).await.unwrap();
-        // The parser answers or just closes; what counts is that nothing was carried out.
-        let answer = Http::read(&mut pipe).await;
-        assert!(
-            answer.as_ref().is_none_or(|answer| statuses.contains(&answer.status)),
-            "{lines:.80}: {answer:?}"
-        );
-        assert_eq!(hub.count("api_calls"), 0, "{lines:.80}");
+        let request = head(&lines);
+        // However it is cut on its way, the parser answers.
+        for size in [request.len(), 97, 1] {
+            let (mut from, mut to) = tokio::io::split(hub.net.pipe().await);
+            let sending = async {
+                for piece in request.as_bytes().chunks(size) {
+                    // It may be refused before it is whole.
+                    if to.write_all(piece).await.is_err() {
+                        break;
+                    }
+                    tokio::task::yield_now().await;
+                }
+            };
+            let begun = tokio::time::Instant::now();
+            let (answer, ()) = tokio::join!(Http::read(&mut from), sending);
+            let answer = answer.unwrap_or_else(|| panic!("no answer: {lines:.80}"));
+            assert_eq!(answer.status, status, "{lines:.80} in pieces of {size}: {answer:?}");
+            assert!(begun.elapsed() < Duration::from_secs(5), "{lines:.80} in pieces of {size}");
+            assert_eq!(hub.count("api_calls"), 0, "{lines:.80}");
+        }
     }
+    for half in ["GET /healthz HTTP/1.1\r\nHost: local", "GET /healthz HTTP/1.1\r\nHost: a\r\n", "GET /heal"]
+    {
+        let answer = hub.raw(half.as_bytes()).await;
+        assert!(answer.starts_with(b"HTTP/1.1 400 "), "{half:?}: {:?}", String::from_utf8_lossy(&answer));
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_refused_hears_why_while_it_still_talks() {
+    let explorer = Explorer::start(support::config(), Arc::new(RealNet)).await.unwrap();
+    let port = explorer.addresses().listen[0].socket_addr().unwrap();
+    for lines in
+        ["Content-Length: 7\r\nContent-Length: 9\r\n".to_owned(), format!("X: {}\r\n", "x".repeat(40_000))]
+    {
+        let mut stream = TcpStream::connect(port).await.unwrap();
+        let request = format!("POST /rpc HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n");
+        // More than the parser reads of it: what lies unread in the kernel when a connection is closed resets it.
+        let all = [request.as_bytes(), &[b'x'; 20_000]].concat();
+        stream.write_all(&all).await.unwrap();
+        stream.write_all(b"and more").await.unwrap();
+        let answer = Http::read(&mut stream).await.unwrap_or_else(|| panic!("no answer: {lines:.40}"));
+        assert!([400, 431].contains(&answer.status), "{answer:?}");
+        // And the end of it is an end, not a reset.
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0, "{lines:.40}");
+        assert!(stream.take_error().unwrap().is_none(), "{lines:.40}");
+    }
+    explorer.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]
