@@ -373,6 +373,12 @@ fn what_can_go_wrong_with_a_node_and_its_services() {
         refused(&run(&["show", "egde-7"]), 69),
         "node_not_found: hub-1 knows no node egde-7; did you mean edge-7?",
     );
+    for command in ["kick", "forget"] {
+        says(
+            refused(&run(&[command, "egde-7"]), 69),
+            "node_not_found: hub-1 knows no node egde-7; did you mean edge-7?",
+        );
+    }
     says(
         refused(&run(&["ssh", "edge-7"]), 69),
         "service_not_found: edge-7 offers no service called ssh (it offers: rpc, web (failing)); on that machine: \
@@ -399,6 +405,61 @@ fn what_can_go_wrong_with_a_node_and_its_services() {
         let offline = finished.stderr.starts_with("node_offline: ") && finished.status.code() == Some(69);
         if offline { Ok(()) } else { Err(finished.stderr) }
     });
+}
+
+/// What root may is more than a test of permissions can bear: it goes on as nobody.
+#[test]
+fn sockets_and_directories_of_another_user() {
+    let home = Home::new();
+    let nobody = rustix::process::geteuid().is_root().then_some(65_534);
+    // Others can look for the socket, and find it: what they may not is use it.
+    fs::set_permissions(home.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(home.path("theirs")).unwrap();
+    fs::set_permissions(home.path("theirs"), fs::Permissions::from_mode(0o755)).unwrap();
+    let (socket, control) = (home.path("theirs/explorer.sock"), home.path("theirs/node.sock"));
+    let [socket, control] = [&socket, &control].map(|path| path.display().to_string());
+    let (_explorer, address) = home.explorer(&["--socket", &socket]);
+    let _node = home.node(&address, "edge-7", &["--control-socket", &control]);
+    if nobody.is_none() {
+        // Nobody is root here, so the owner takes the right from itself.
+        for file in [&socket, &control] {
+            fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap();
+        }
+        fs::set_permissions(home.path("theirs"), fs::Permissions::from_mode(0o555)).unwrap();
+    }
+    // The program of a developer is where nobody else may look.
+    let program = home.path("reachback");
+    fs::copy(env!("CARGO_BIN_EXE_reachback"), &program).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&program);
+        command.args(arguments).current_dir("/").env_clear().env("HOME", "/");
+        if let Some(nobody) = nobody {
+            std::os::unix::process::CommandExt::uid(&mut command, nobody);
+        }
+        reachback_testkit::process::run(&arguments.join(" "), &mut command, cli_support::SOON).unwrap()
+    };
+    says(
+        refused(&run(&["nodes", "--explorer", &format!("unix://{socket}")]), 77),
+        &format!(
+            "denied: can't connect to unix://{socket}: Permission denied (os error 13); this user may not use that socket: \
+             run it as the explorer's user, or dial the explorer's port"
+        ),
+    );
+    says(
+        refused(&run(&["expose", "web=80", "--control-socket", &control]), 77),
+        &format!(
+            "error: no node at {control}: Permission denied (os error 13); it belongs to another user: use sudo"
+        ),
+    );
+    let other = home.path("theirs/other.sock").display().to_string();
+    let finished = run(&["explorer", "--id", "hub-2", "--socket", &other]);
+    says(
+        refused(&finished, 77),
+        &format!(
+            "error: socket \"{other}\": making a private directory beside it: Permission denied (os error 13); choose a place \
+             for it that this user may use: --socket PATH"
+        ),
+    );
 }
 
 #[test]

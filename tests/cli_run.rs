@@ -52,6 +52,76 @@ fn streams_reach_back_by_connect_forward_and_a_published_port() {
 }
 
 #[test]
+fn a_node_with_another_control_socket_is_found_where_it_says() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let socket = home.path("other.sock").display().to_string();
+    let file = format!("id = \"edge-7\"\nexplorers = [\"{address}\"]\ncontrol_socket = \"{socket}\"\n");
+    fs::write(home.path("node.toml"), file).unwrap();
+    let node = home.start(&["node", "--config", "node.toml"]);
+    node.wait_for_line("edge-7 online", SOON).unwrap();
+
+    let said = home.run(&["status"]).stdout;
+    assert!(!said.contains("node edge-7"), "there is none in the usual place: {said}");
+    for named in [["--control-socket", socket.as_str()], ["--config", "node.toml"]] {
+        let said = home.run(&[&["status"][..], &named].concat()).stdout;
+        assert!(said.contains(&format!("node edge-7 at {address}  online")), "{named:?}: {said}");
+    }
+    for variable in [("REACHBACK_CONTROL_SOCKET", socket.as_str()), ("REACHBACK_CONFIG", "node.toml")] {
+        let mut command = home.command(&["expose", "web=80"]);
+        command.env(variable.0, variable.1);
+        let finished = reachback_testkit::process::run("expose", &mut command, SOON).unwrap();
+        assert!(finished.status.success(), "{variable:?}: {}", finished.stderr);
+        assert!(home.run(&["unexpose", "web", "--config", "node.toml"]).status.success());
+    }
+
+    drop(node);
+    let finished = home.run(&["status", "--config", "node.toml"]);
+    // The exit code is about the explorer, which answers; what was named and is not there is said.
+    assert!(finished.status.success() && finished.stdout.contains(&socket), "{}", finished.stdout);
+    fs::write(home.path("off.toml"), "control_socket = \"off\"\n").unwrap();
+    let finished = home.run(&["expose", "web=80", "--config", "off.toml"]);
+    assert!(cli_support::refused(&finished, 78).contains("off.toml: a node without a control socket"));
+}
+
+#[test]
+fn kicks_and_ages_are_told_as_they_are() {
+    let home = Home::new();
+    let (_explorer, address) = home.explorer(&[]);
+    let node = home.node(&address, "edge-7", &[]);
+    let kick =
+        |more: &[&str]| home.run(&[&["kick", "edge-7", "--explorer", &address][..], more].concat()).stdout;
+    assert_eq!(kick(&["--for", "10m"]), "edge-7's session is ended; it is turned away for 10 min\n");
+    drop(node);
+    assert_eq!(kick(&[]), "edge-7 has no session to end; it may dial again at once\n");
+    let page = home.run(&["show", "edge-7", "--explorer", &address]).stdout;
+    assert!(page.contains("denied: an operator has kicked this node") && !page.contains(" ms ago"), "{page}");
+}
+
+#[test]
+fn an_explorer_has_the_threads_it_was_given_and_serves_on_each() {
+    let home = Home::new();
+    let (mut explorer, address) = home.explorer(&["--threads", "3"]);
+    let names = fs::read_dir(format!("/proc/{}/task", explorer.pid()))
+        .unwrap()
+        .map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap().trim().to_owned());
+    let threads: BTreeSet<String> = names.filter(|name| name.starts_with("connections-")).collect();
+    assert_eq!(threads.into_iter().collect::<Vec<_>>(), ["connections-2", "connections-3"]);
+    // One after the other they land on all of them.
+    let service = format!("echo={}", services::echo());
+    let nodes: Vec<_> = (0..3)
+        .map(|number| home.node(&address, &format!("edge-{number}"), &["--service", &service]))
+        .collect();
+    for number in 0..nodes.len() {
+        let target = format!("edge-{number}/echo");
+        let finished = home.run_with_input(&["connect", &target, "--explorer", &address], b"hello");
+        assert_eq!(finished.stdout, "hello\n", "{}", finished.stderr);
+    }
+    explorer.signal(Signal::Terminate).unwrap();
+    assert!(explorer.wait(SOON).unwrap().success());
+}
+
+#[test]
 fn nodes_are_listed_for_people_and_for_programs() {
     let home = Home::new();
     let (_explorer, address) = home.explorer(&[]);

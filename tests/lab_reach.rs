@@ -147,6 +147,62 @@ fn sshd_logs_in_and_scp_copies_100_mb() {
     assert!(sums.len() == 3 && sums[0] == sums[1] && sums[1] == sums[2], "{sums:?}");
 }
 
+/// What people type: our own command, their own ssh, its keys, its options, its exit code.
+#[test]
+fn reachback_ssh_logs_in_and_scp_follows_ssh_config() {
+    let Some(tools) = tools::need_lab(&["sshd", "ssh", "scp", "ssh-keygen"]) else { return };
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let _sshd = start_sshd(&lab, &tools, home.path());
+    let world = World::start(lab, &[("ssh", SSHD_PORT)], None);
+    let path = |name: &str| home.path().join(name);
+    let programs = tools.path("ssh").parent().unwrap().display().to_string();
+    // ssh is found as people find theirs, and needs its libraries where it was fetched.
+    let with_ssh = |mut command: std::process::Command| {
+        let found = tools.command("ssh");
+        command.envs(found.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("PATH", format!("{programs}:/usr/bin:/bin"));
+        command
+    };
+
+    let ssh = |user: &str, remote: &str| {
+        let mut command = with_ssh(world.client(&["ssh", &format!("{user}{NODE}")]));
+        command.args(ssh_options(home.path())).arg(remote);
+        process::run("reachback ssh", &mut command, SOON).unwrap()
+    };
+    let login = ssh("root@", "echo $(id -un) at $(echo $SSH_CONNECTION | cut -d' ' -f3)");
+    assert_eq!(
+        (login.stdout.as_str(), login.status.code()),
+        ("root at 127.0.0.1\n", Some(0)),
+        "{}",
+        login.stderr
+    );
+    assert_eq!(ssh("root@", "exit 7").status.code(), Some(7), "the remote command's own");
+    let refused = ssh("nobody-here@", "true");
+    assert_eq!(refused.status.code(), Some(255), "ssh's own: {}", refused.stderr);
+    assert!(refused.stderr.contains("Permission denied"), "{}", refused.stderr);
+
+    // The host's key is kept under the node's name, so that another way to the node is no stranger.
+    let known = fs::read_to_string(path("known_hosts")).unwrap();
+    assert!(known.starts_with(&format!("{NODE} ssh-ed25519 ")), "{known}");
+
+    let printed = succeed("ssh-config", &mut world.client(&["ssh-config"]), SOON).unwrap().stdout;
+    fs::write(path("config"), &printed).unwrap();
+    let mut sent = fs::File::create(path("sent")).unwrap();
+    Pattern::new().write(&mut sent, 300_000).unwrap();
+    let there = format!("root@{NODE}:{}", path("there").display());
+    for (from, to) in
+        [(path("sent").display().to_string(), there.clone()), (there, path("back").display().to_string())]
+    {
+        let mut scp = with_ssh(tools.command_on(world.lab.hub(), "scp"));
+        scp.arg("-S").arg(tools.path("ssh")).arg("-F").arg(path("config"));
+        // Without the `-F /dev/null` that the other tests begin with.
+        scp.args(&ssh_options(home.path())[2..]).args([&from, &to]);
+        succeed("scp", &mut scp, A_WHILE).unwrap();
+    }
+    assert!(fs::read(path("sent")).unwrap() == fs::read(path("back")).unwrap(), "scp changed bytes");
+}
+
 #[test]
 fn redis_and_its_benchmark() {
     let Some(tools) = tools::need_lab(&["redis-server", "redis-cli", "redis-benchmark"]) else { return };

@@ -113,6 +113,25 @@ fn entries() -> Vec<Entry> {
             Ends(&["node", "--id", "a"], "flag --id"),
             (&["--config", "missing.toml"], 78, "missing.toml"),
         ),
+        (
+            "check explorer",
+            "--insecure-plaintext",
+            Ends(&["--id", "a", "--listen", "127.0.0.1:1"], "flag --listen"),
+            (&["--listen", ":1"], 78, "--insecure-plaintext"),
+        ),
+        (
+            "check node",
+            "--allow-dial",
+            Ends(&["--id", "a", "--service", "ssh=22"], "ssh=127.0.0.1:22"),
+            (&["--id", "a", "--service", "ssh"], 64, "NAME=ADDRESS"),
+        ),
+        (
+            "man",
+            "man1",
+            Ends(&["HOME/man"], "read one: man "),
+            (&["/dev/null/man"], 1, "can't write man pages to /dev/null/man"),
+        ),
+        ("help", "Print this message", Ends(&["kick"], "turn it away"), (&["kik"], 64, "kik")),
         ("completions", "bash", Ends(&["bash"], "_reachback"), (&["tcsh"], 64, "possible values")),
         ("demo", "--once", Ends(&["--once"], "All steps worked."), (&["--twice"], 64, "unexpected argument")),
     ]
@@ -138,12 +157,14 @@ fn every_command_helps_works_and_refuses_in_words() {
 
     let typed = |command: &str, arguments: &[&str]| -> Vec<String> {
         let at = home.path("").display().to_string();
-        let mut typed = vec![command.to_owned()];
+        let mut typed: Vec<String> = command.split(' ').map(str::to_owned).collect();
         typed.extend(arguments.iter().map(|argument| argument.replace("HOME/", &at)));
         typed
     };
     for (command, help, success, (refused, exit, part)) in entries() {
-        let shown = Terminal::start(&home, &address, &typed(command, &["--help"])).ended();
+        // `help` is a command that takes a command, and explains itself like any other.
+        let asked = if command == "help" { typed("help", &["help"]) } else { typed(command, &["--help"]) };
+        let shown = Terminal::start(&home, &address, &asked).ended();
         assert_eq!(shown.0.code(), Some(0), "{command} --help: {}", shown.1);
         assert!(shown.1.contains(help), "{command} --help: {}", shown.1);
         for line in shown.1.lines() {
@@ -171,13 +192,18 @@ fn every_command_helps_works_and_refuses_in_words() {
 #[test]
 fn no_command_is_left_out() {
     let home = Home::new();
-    let help = home.run(&["-h"]).stdout;
-    let listed = help.split("Commands:\n").nth(1).unwrap().split("\n\n").next().unwrap();
-    // Lines that continue a sentence are indented further.
-    let names = listed.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   "));
-    let there: BTreeSet<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
-    let here: BTreeSet<&str> = entries().iter().map(|entry| entry.0).chain(["help"]).collect();
-    assert_eq!(there, here);
+    // Made from the tree that takes the command line apart, hidden commands and commands of commands too: a line
+    // `PARENT,NAME)` for each.
+    let script = home.run(&["completions", "bash"]).stdout;
+    let there: BTreeSet<String> = script
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("reachback")?.strip_suffix(')')?.split_once(','))
+        .map(|(parents, name)| format!("{} {name}", parents.replace("__subcmd__", " ")).trim().to_owned())
+        // What `help` takes are the same names once more.
+        .filter(|path| !path.starts_with("help ") && !path.contains(" help"))
+        .collect();
+    let here: BTreeSet<String> = entries().iter().map(|entry| entry.0.to_owned()).collect();
+    assert_eq!(there, here, "what can be typed (left) and what is shown here (right)");
 }
 
 #[test]
