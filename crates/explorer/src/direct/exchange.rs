@@ -1,16 +1,19 @@
 //! One request and its answer on a connection to a node with an address, in each framing.
 
-use std::pin::pin;
+use std::io;
 
-use bytes::Bytes;
-use futures::stream::{self, StreamExt};
+use bytes::{Bytes, BytesMut};
+use futures::{
+    future::BoxFuture,
+    stream::{self, StreamExt},
+};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Body as _, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use reachback_link::Transport;
 use reachback_wire::{Code, Refusal, Target, text::sanitize};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, ReadHalf, split},
     task::JoinSet,
 };
 
@@ -83,39 +86,94 @@ pub(super) async fn over_http(
     Ok(Answer { head, pieces: pieces.boxed() })
 }
 
-/// The body as it is and an end; the answer is one JSON text.
+/// The body and an end; the answer is one JSON text, or what the server wrote until it closed.
+///
+/// # Errors
+/// The connection ended before the first byte of an answer.
 pub(super) async fn over_bytes(
-    mut transport: Transport,
+    transport: Transport,
     target: &Target,
     body: Bytes,
-    end: &[u8],
+    end: &'static [u8],
 ) -> Result<Answer, Refusal> {
-    let outgoing = async {
-        transport.write_all(&body).await?;
-        if !end.is_empty() && !body.ends_with(end) {
-            transport.write_all(end).await?;
-        }
-        transport.flush().await
+    let (from, mut to) = split(transport);
+    let body = if end.is_empty() { body } else { on_one_line(body) };
+    let writing = async move {
+        to.write_all(&body).await?;
+        to.write_all(end).await?;
+        to.flush().await
     };
-    pin!(outgoing).await.map_err(|error| lost(target, &error))?;
-    let state = Some((transport, Scanner::default(), target.clone()));
-    let pieces = stream::unfold(state, |state| async move {
-        let (mut transport, mut scanner, target) = state?;
-        let mut bytes = bytes::BytesMut::with_capacity(READ);
-        match transport.read_buf(&mut bytes).await {
+    let exchange = Exchange {
+        from,
+        writing: Some(Box::pin(writing)),
+        write_error: None,
+        scanner: Scanner::default(),
+        any: false,
+        target: target.clone(),
+    };
+    let pieces = stream::unfold(Some(exchange), |exchange| async move { exchange?.next().await });
+    let mut pieces = pieces.boxed();
+    let first = pieces.next().await.transpose()?;
+    let pieces = stream::iter(first.map(Ok)).chain(pieces);
+    Ok(Answer { head: AnswerHead::json(200), pieces: pieces.boxed() })
+}
+
+/// A request on its way to a server, and the answer, which may begin before the server has read all of it.
+struct Exchange {
+    from: ReadHalf<Transport>,
+    writing: Option<BoxFuture<'static, io::Result<()>>>,
+    /// The server may have answered without reading on; if not, this is why.
+    write_error: Option<io::Error>,
+    scanner: Scanner,
+    /// Something but blanks has come.
+    any: bool,
+    target: Target,
+}
+
+impl Exchange {
+    /// The next bytes of the answer, and whether there can be more; `None`: it was whole before.
+    async fn next(mut self) -> Option<(Result<Piece, Refusal>, Option<Self>)> {
+        let mut bytes = BytesMut::with_capacity(READ);
+        let read = loop {
+            let Some(writing) = &mut self.writing else { break self.from.read_buf(&mut bytes).await };
+            tokio::select! {
+                written = writing => {
+                    self.writing = None;
+                    self.write_error = written.err();
+                }
+                read = self.from.read_buf(&mut bytes) => break read,
+            }
+        };
+        match read {
+            Ok(0) if self.any && !self.scanner.is_inside() => None,
             Ok(0) => {
-                let refusal = lost(&target, &"it closed before its answer was a whole JSON text");
+                let closed = "it closed before its answer was whole";
+                let refusal = match &self.write_error {
+                    Some(error) => lost(&self.target, &format_args!("{closed} ({error})")),
+                    None => lost(&self.target, &closed),
+                };
                 Some((Err(refusal), None))
             }
-            Ok(_) => match scanner.end_in(&bytes) {
-                // What follows the text is a line's end, if anything.
-                Some(end) => Some((Ok(Piece::Data(bytes.freeze().slice(..end))), None)),
-                None => Some((Ok(Piece::Data(bytes.freeze())), Some((transport, scanner, target)))),
-            },
-            Err(error) => Some((Err(lost(&target, &error)), None)),
+            Ok(_) => {
+                self.any |= !bytes.trim_ascii().is_empty();
+                match self.scanner.end_in(&bytes) {
+                    // What follows the text is a line's end, if anything.
+                    Some(end) => Some((Ok(Piece::Data(bytes.freeze().slice(..end))), None)),
+                    None => Some((Ok(Piece::Data(bytes.freeze())), Some(self))),
+                }
+            }
+            Err(error) => Some((Err(lost(&self.target, &error)), None)),
         }
-    });
-    Ok(Answer { head: AnswerHead::json(200), pieces: pieces.boxed() })
+    }
+}
+
+/// JSON has line breaks only where blanks may stand.
+fn on_one_line(body: Bytes) -> Bytes {
+    let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    if !body.iter().any(is_break) {
+        return body;
+    }
+    body.iter().map(|byte| if is_break(byte) { b' ' } else { *byte }).collect()
 }
 
 /// One read: what most answers fit in.
