@@ -6,20 +6,21 @@ mod support;
 use std::{
     fs,
     io::ErrorKind,
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     path::Path,
     thread,
     time::Duration,
 };
 
 use reachback_testkit::{
-    lab::{Lab, LabConfig},
+    eventually,
+    lab::{Lab, LabConfig, Side},
     process::{self, Process},
     tools::{self, Tools},
 };
 use serde_json::Value;
 
-use self::support::{NODE, Pattern, SOON, Service, World, exchange, succeed, thorough};
+use self::support::{NODE, Pattern, REACHBACK, SOON, Service, World, exchange, succeed, thorough};
 
 /// For transfers and benchmarks on two busy cores.
 const A_WHILE: Duration = Duration::from_secs(180);
@@ -108,7 +109,7 @@ fn sshd_logs_in_and_scp_copies_100_mb() {
     let Some(tools) = tools::need_lab(&["sshd", "ssh", "scp", "ssh-keygen", "sha256sum"]) else { return };
     let lab = Lab::new(LabConfig::default()).unwrap();
     let home = tempfile::tempdir().unwrap();
-    let _sshd = start_sshd(&lab, &tools, home.path());
+    let _sshd = start_sshd(lab.edge(), Ipv4Addr::LOCALHOST, &tools, home.path());
     let world = World::start(lab, &[("ssh", SSHD_PORT)], None);
     let path = |name: &str| home.path().join(name).display().to_string();
 
@@ -153,7 +154,7 @@ fn reachback_ssh_logs_in_and_scp_follows_ssh_config() {
     let Some(tools) = tools::need_lab(&["sshd", "ssh", "scp", "ssh-keygen"]) else { return };
     let lab = Lab::new(LabConfig::default()).unwrap();
     let home = tempfile::tempdir().unwrap();
-    let _sshd = start_sshd(&lab, &tools, home.path());
+    let _sshd = start_sshd(lab.edge(), Ipv4Addr::LOCALHOST, &tools, home.path());
     let world = World::start(lab, &[("ssh", SSHD_PORT)], None);
     let path = |name: &str| home.path().join(name);
     let programs = tools.path("ssh").parent().unwrap().display().to_string();
@@ -275,10 +276,128 @@ fn iperf3_each_way() {
     }
 }
 
+/// An address of the hub to which no route of the edge leads.
+const BEHIND: &str = "198.51.100.1";
+
+/// The proxies that networks have: the only way from the edge to the explorer leads through one, for the node as for
+/// those who ask there.
+#[test]
+fn a_proxy_is_the_only_way_out() {
+    let Some(tools) = tools::need_lab(&["tinyproxy", "sshd", "ssh", "ssh-keygen"]) else { return };
+    let lab = Lab::new(LabConfig::default()).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let ip = |side: &Side, arguments: &[&str]| {
+        succeed("ip", side.command("ip").args(arguments), SOON).unwrap();
+    };
+    ip(lab.hub(), &["address", "add", &format!("{BEHIND}/32"), "dev", "lo"]);
+    ip(lab.edge(), &["route", "add", "unreachable", &format!("{BEHIND}/32")]);
+    let explorer = format!("{BEHIND}:9002");
+    let mut hub = lab.hub().command(REACHBACK);
+    hub.args(["explorer", "--id", "hub", "--insecure-plaintext", "--listen", &explorer]);
+    let hub = Process::spawn("explorer", hub.arg("--socket").arg(home.path().join("explorer.sock"))).unwrap();
+    hub.wait_for_line("listening", SOON).unwrap();
+    let echo = Service::echo(lab.edge());
+    let _http = start_tinyproxy(&lab, &tools, home.path());
+    let _socks = start_ssh_socks(&lab, &tools, home.path());
+
+    let http = format!("http://ann:s3cret@{}:{TINYPROXY_PORT}", lab.hub().address());
+    let wrong = format!("http://ann:wrong@{}:{TINYPROXY_PORT}", lab.hub().address());
+    let socks = format!("socks5://127.0.0.1:{SOCKS_PORT}");
+    let edge = |command: &[&str], variables: &[(&str, &str)]| {
+        let mut edge = lab.edge().command(REACHBACK);
+        edge.args(command).args(["--explorer", &explorer]);
+        for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "REACHBACK_PROXY"] {
+            edge.env_remove(name);
+        }
+        edge.envs(variables.iter().copied());
+        edge
+    };
+    let usual = ("HTTPS_PROXY", http.as_str());
+    for (name, flags, variables) in [
+        ("--proxy http", &["--proxy", http.as_str()][..], &[][..]),
+        ("--proxy socks5", &["--proxy", socks.as_str()], &[]),
+        ("HTTPS_PROXY", &[], &[usual]),
+        ("NO_PROXY for others", &[], &[usual, ("NO_PROXY", "198.51.100.2,other.example")]),
+    ] {
+        let service = format!("echo={}", echo.port());
+        let node = ["node", "--id", NODE, "--service", &service, "--control-socket", "off"];
+        let node = Process::spawn(name, &mut edge(&[&node[..], flags].concat(), variables)).unwrap();
+        node.wait_for_line(&format!("{NODE} online at hub"), SOON).unwrap();
+        // In at the hub, and from beside the node through the same proxy back to it.
+        let mut inside = lab.hub().command(REACHBACK);
+        inside.args(["connect", &format!("{NODE}/echo"), "--explorer", &explorer]);
+        let target = format!("{NODE}/echo");
+        let outside = edge(&[&["connect", &target][..], flags].concat(), variables);
+        for mut command in [inside, outside] {
+            let (mut process, mut stdin) = Process::spawn_with_stdin(name, &mut command).unwrap();
+            std::io::Write::write_all(&mut stdin, b"through a proxy\n").unwrap();
+            drop(stdin);
+            process.wait_for_line("through a proxy", SOON).unwrap();
+            assert!(process.wait(SOON).unwrap().success(), "{name}: {}", process.tail());
+        }
+    }
+
+    for (name, flags, variables, part) in [
+        ("no proxy", &[][..], &[][..], "peer_unreachable: "),
+        ("--proxy off", &["--proxy", "off"], &[usual], "peer_unreachable: "),
+        ("NO_PROXY for it", &[], &[usual, ("NO_PROXY", "198.51.100.0/24")], "peer_unreachable: "),
+        ("a wrong password", &["--proxy", &wrong], &[], "it wants other credentials"),
+    ] {
+        let asked =
+            process::run(name, &mut edge(&[&["nodes"][..], flags].concat(), variables), SOON).unwrap();
+        assert!(!asked.status.success() && asked.stderr.contains(part), "{name}: {}", asked.stderr);
+        assert!(
+            !asked.stderr.contains("wrong@") && !asked.stderr.contains("s3cret"),
+            "{name}: {}",
+            asked.stderr
+        );
+    }
+}
+
+const TINYPROXY_PORT: u16 = 8888;
+const SOCKS_PORT: u16 = 1080;
+
+/// An HTTP proxy on the hub that asks for a password.
+fn start_tinyproxy(lab: &Lab, tools: &Tools, home: &Path) -> Process {
+    let config = home.join("tinyproxy.conf");
+    let lines = format!(
+        "Port {TINYPROXY_PORT}\nListen {}\nTimeout 60\nMaxClients 10\nLogLevel Critical\nLogFile \"{}\"\n\
+         BasicAuth ann s3cret\nConnectPort 9002\n",
+        lab.hub().address(),
+        home.join("tinyproxy.log").display()
+    );
+    fs::write(&config, lines).expect("a configuration");
+    let mut proxy = tools.command_on(lab.hub(), "tinyproxy");
+    let proxy =
+        Process::spawn("tinyproxy", proxy.arg("-d").arg("-c").arg(&config)).expect("tinyproxy starts");
+    wait_for_port(lab.hub(), (lab.hub().address(), TINYPROXY_PORT).into());
+    proxy
+}
+
+/// OpenSSH's SOCKS proxy on the edge; what it is asked for is dialled by the hub.
+fn start_ssh_socks(lab: &Lab, tools: &Tools, home: &Path) -> [Process; 2] {
+    let hub = lab.hub().address();
+    let sshd = start_sshd(lab.hub(), hub, tools, home);
+    let mut ssh = tools.command_on(lab.edge(), "ssh");
+    ssh.args(ssh_options(home)).args(["-N", "-D", &format!("127.0.0.1:{SOCKS_PORT}")]);
+    ssh.args(["-p", &SSHD_PORT.to_string(), &format!("root@{hub}")]);
+    let ssh = Process::spawn("ssh -D", &mut ssh).expect("ssh starts");
+    wait_for_port(lab.edge(), (Ipv4Addr::LOCALHOST, SOCKS_PORT).into());
+    [ssh, sshd]
+}
+
+/// Something that prints nothing is up when its port is.
+#[track_caller]
+fn wait_for_port(side: &Side, address: SocketAddr) {
+    eventually(SOON, &format!("{address} is open"), || {
+        side.within(|| TcpStream::connect(address)).expect("on this side").map(drop)
+    });
+}
+
 const SSHD_PORT: u16 = 2222;
 
 /// An sshd of its own: own keys, own users, no PAM.
-fn start_sshd(lab: &Lab, tools: &Tools, home: &Path) -> Process {
+fn start_sshd(side: &Side, address: Ipv4Addr, tools: &Tools, home: &Path) -> Process {
     for name in ["host_key", "user_key"] {
         let mut keygen = tools.command("ssh-keygen");
         keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(home.join(name));
@@ -287,11 +406,11 @@ fn start_sshd(lab: &Lab, tools: &Tools, home: &Path) -> Process {
     fs::copy(home.join("user_key.pub"), home.join("authorized_keys")).expect("the user's key");
     // The machine may have no user sshd, and a locked root.
     let users = "root:x:0:0:root:/root:/bin/sh\nsshd:x:109:65534::/run/sshd:/usr/sbin/nologin\n";
-    lab.edge().replace_etc("passwd", users).expect("users");
-    lab.edge().replace_etc("shadow", "root:*:19000:0:99999:7:::\n").expect("passwords");
+    side.replace_etc("passwd", users).expect("users");
+    side.replace_etc("shadow", "root:*:19000:0:99999:7:::\n").expect("passwords");
     let home = home.display();
     let config = format!(
-        "Port {SSHD_PORT}\nListenAddress 127.0.0.1\nHostKey {home}/host_key\nAuthorizedKeysFile {home}/authorized_keys\n\
+        "Port {SSHD_PORT}\nListenAddress {address}\nHostKey {home}/host_key\nAuthorizedKeysFile {home}/authorized_keys\n\
          PermitRootLogin prohibit-password\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nUsePAM no\n\
          StrictModes no\nPidFile none\nSubsystem sftp internal-sftp\n"
     );
@@ -299,7 +418,7 @@ fn start_sshd(lab: &Lab, tools: &Tools, home: &Path) -> Process {
     fs::write(&config_file, config).expect("a configuration");
     // sshd wants this directory, and a package makes it only at boot.
     fs::create_dir_all("/run/sshd").expect("/run/sshd");
-    let mut sshd = tools.command_on(lab.edge(), "sshd");
+    let mut sshd = tools.command_on(side, "sshd");
     let sshd = Process::spawn("sshd", sshd.args(["-D", "-e", "-f", &config_file])).expect("sshd starts");
     sshd.wait_for_line("Server listening", SOON).expect("sshd listens");
     sshd
