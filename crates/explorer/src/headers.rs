@@ -1,44 +1,17 @@
-//! Which headers belong to a call, and which to the connection it came on.
+//! The headers of a call, taken from HTTP and put back into it.
 
 use std::collections::BTreeMap;
 
 use hyper::{HeaderMap, header};
-
-/// Headers that belong to one connection (RFC 9110, section 7.6.1), and not to a call.
-pub(crate) fn is_hop_by_hop(name: &str) -> bool {
-    const NAMES: [&str; 9] = [
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    NAMES.contains(&name)
-}
+use reachback_wire::headers::{is_of_the_hop, named_by_connection};
 
 /// What the node is told of a caller's headers, names in lower case. A caller with a session writes its names as it
 /// likes; what it must not say it must not say in capitals either.
 pub(crate) fn callers_own(given: &BTreeMap<String, String>) -> Vec<(String, &String)> {
     let all: Vec<_> = given.iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
     let connection = all.iter().filter(|(name, _)| name == "connection");
-    let named: Vec<_> = connection.flat_map(|(_, value)| names_in(value)).collect();
+    let named: Vec<_> = connection.flat_map(|(_, value)| named_by_connection(value)).collect();
     all.into_iter().filter(|(name, _)| !is_of_the_hop(name) && !named.contains(name)).collect()
-}
-
-/// Whether a header is not part of a call: it belongs to one connection, or is ours to say. The name in lower case.
-fn is_of_the_hop(name: &str) -> bool {
-    name.starts_with("x-reachback-")
-        || matches!(name, "host" | "content-length" | "expect")
-        || is_hop_by_hop(name)
-}
-
-/// The headers that a `Connection` header takes for its own.
-fn names_in(connection: &str) -> impl Iterator<Item = String> + use<'_> {
-    connection.split(',').map(|name| name.trim().to_ascii_lowercase())
 }
 
 /// What of a message's headers belongs to the call: names in lower case, values that are text.
@@ -47,7 +20,7 @@ pub(crate) fn headers(all: &HeaderMap) -> BTreeMap<String, String> {
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(names_in)
+        .flat_map(named_by_connection)
         .collect();
     let mut kept = BTreeMap::<String, String>::new();
     for (name, value) in all {

@@ -18,7 +18,9 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use reachback_link::{PeerAddress, Transport};
-use reachback_wire::{Code, Open, Refusal, Role, Target, open::Caller, text::sanitize};
+use reachback_wire::{
+    Code, Open, Refusal, Role, Target, headers::is_hop_by_hop, open::Caller, text::sanitize,
+};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
@@ -26,7 +28,7 @@ use crate::{
     auth::{Principal, authorise},
     bodies::Whole,
     call::{Answer, Piece, RequestHead},
-    headers::{headers, is_hop_by_hop},
+    headers::headers,
     hub::Hub,
     limits,
     stats::count,

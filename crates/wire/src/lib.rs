@@ -11,6 +11,7 @@
 //! * [`record`]: what `stream` and `call` substreams carry after that, with their ends in band.
 //! * [`control`]: the messages of the control substream.
 //! * [`liveness`]: when a session is late, and when it is dead.
+//! * [`headers`]: which headers of a call are its caller's.
 //! * [`id`], [`target`], [`code`], [`refusal`], [`text`]: the words all of them use.
 //! * [`limits`]: every bound, with its reason.
 
@@ -23,6 +24,7 @@ pub mod control;
 mod decimal;
 pub mod frame;
 pub mod handshake;
+pub mod headers;
 pub mod id;
 pub mod limits;
 pub mod liveness;

@@ -16,7 +16,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use reachback_link::Transport;
-use reachback_wire::{Code, ServiceName, text::sanitize};
+use reachback_wire::{
+    Code, ServiceName,
+    headers::{is_hop_by_hop, is_of_the_hop, named_by_connection},
+    text::sanitize,
+};
 use tokio::task::JoinSet;
 
 use super::{
@@ -27,25 +31,6 @@ use super::{
     scan::Scanner,
 };
 use crate::service::Service;
-
-/// What is said between two neighbours on the way and never passed on.
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// What we say ourselves, whatever the caller wrote.
-const OURS: [&str; 3] = ["host", "content-length", "expect"];
-
-/// Names that only Reachback may say.
-const OWN_PREFIX: &str = "x-reachback-";
 
 /// One POST and its answer.
 pub(super) async fn call(
@@ -125,12 +110,12 @@ fn request_headers(given: &BTreeMap<String, String>, service: &ServiceName) -> R
     let named: BTreeSet<String> = given
         .iter()
         .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
-        .flat_map(|(_, value)| names_in(value))
+        .flat_map(|(_, value)| named_by_connection(value))
         .collect();
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         let lower = name.to_ascii_lowercase();
-        if !is_end_to_end(&lower, &named) || OURS.contains(&lower.as_str()) || lower.starts_with(OWN_PREFIX) {
+        if is_of_the_hop(&lower) || named.contains(&lower) {
             continue;
         }
         let refuse = |what: &str| {
@@ -151,20 +136,14 @@ fn request_headers(given: &BTreeMap<String, String>, service: &ServiceName) -> R
 
 /// What the caller learns of the service's headers. Several of one name become one, as HTTP allows.
 fn answer_headers(given: &HeaderMap) -> BTreeMap<String, String> {
-    let named: BTreeSet<String> = names_in(&header_text(given, &header::CONNECTION)).into_iter().collect();
+    let connection = header_text(given, &header::CONNECTION);
+    let named: BTreeSet<String> = named_by_connection(&connection).collect();
     given
         .keys()
-        .filter(|name| is_end_to_end(name.as_str(), &named) && **name != header::CONTENT_LENGTH)
+        .filter(|name| !is_hop_by_hop(name.as_str()) && !named.contains(name.as_str()))
+        .filter(|name| **name != header::CONTENT_LENGTH)
         .map(|name| (name.as_str().to_owned(), header_text(given, name)))
         .collect()
-}
-
-fn is_end_to_end(name: &str, named: &BTreeSet<String>) -> bool {
-    !HOP_BY_HOP.contains(&name) && !named.contains(name)
-}
-
-fn names_in(connection: &str) -> Vec<String> {
-    connection.split(',').map(|name| name.trim().to_ascii_lowercase()).collect()
 }
 
 fn header_text(headers: &HeaderMap, name: &HeaderName) -> String {
