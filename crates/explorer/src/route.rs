@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use reachback_link::{OpenError, Substream};
+use reachback_link::{MemoryBudget, OpenError, Substream};
 use reachback_wire::{
     Code, NodeId, Refusal, ServiceName, SessionId, Target, nearest,
     open::{Caller, Open, OpenKind},
@@ -28,6 +28,7 @@ use crate::{
 pub(crate) struct Router {
     registry: Arc<Registry>,
     opens: Opens,
+    budget: Arc<MemoryBudget>,
     stats: Arc<Stats>,
     /// Trace ids must differ; they need not be secret.
     random: Mutex<fastrand::Rng>,
@@ -40,8 +41,8 @@ enum Route {
 }
 
 impl Router {
-    pub(crate) fn new(registry: Arc<Registry>, stats: Arc<Stats>) -> Self {
-        Self { registry, opens: Opens::default(), stats, random: Mutex::new(fastrand::Rng::new()) }
+    pub(crate) fn new(registry: Arc<Registry>, budget: Arc<MemoryBudget>, stats: Arc<Stats>) -> Self {
+        Self { registry, opens: Opens::default(), budget, stats, random: Mutex::new(fastrand::Rng::new()) }
     }
 
     /// Opens what `open` asks for on behalf of `caller`. Caller, hop and trace are ours to say, whatever the opener
@@ -67,7 +68,16 @@ impl Router {
         open.hop = 0;
         open.trace = Some(self.trace());
 
-        let outcome = self.open_target(&target, open, deadline).await;
+        // A session's open has heard this from the link; visitors and HTTP come without one.
+        let outcome = if self.budget.is_strained() {
+            Err(Refusal::new(
+                Code::Saturated,
+                "this explorer holds as much for others as its memory_budget lets it; try again",
+            )
+            .retry_after(limits::SATURATED_RETRY))
+        } else {
+            self.open_target(&target, open, deadline).await
+        };
         match &outcome {
             Ok(_) => count(&self.stats.opens_relayed),
             Err(_) => count(&self.stats.opens_refused),

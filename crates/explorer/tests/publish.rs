@@ -7,7 +7,7 @@ mod support;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use reachback_explorer::{Explorer, ExplorerConfig, Publication, StartError};
-use reachback_link::{Address, Net, RealNet};
+use reachback_link::{Address, MemoryBudget, Net, RealNet};
 use reachback_wire::Role;
 use support::{Line, Peer, config, count, generation, hello};
 use tokio::{
@@ -122,6 +122,32 @@ async fn a_node_that_dies_under_a_visitor_is_a_reset() {
     node.hand.cut();
     let (_, end) = read_all(&mut visitor).await;
     assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn visitors_are_sent_away_while_too_much_is_held_and_served_again_afterwards() {
+    let budget = Arc::new(MemoryBudget::new(1 << 20));
+    let mut config = publishing(&["edge-7/echo"]);
+    config.budget = budget.clone();
+    let explorer = Explorer::start(config, Arc::new(RealNet)).await.unwrap();
+    let port = explorer.addresses().published[0].0.socket_addr().unwrap();
+    let (_node, _bridge) = node(&explorer, 1, &["echo"]).await;
+    let mut before = until_connected(port).await;
+    assert_eq!(before.read_exact(&mut [0; 1]).await.unwrap(), 1);
+
+    let mut others = budget.reserve();
+    others.grow(budget.limit() / 4 * 3 + 1);
+    let mut visitor = until_connected(port).await;
+    let (_, end) = read_all(&mut visitor).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert_eq!(count(&explorer, "opens_refused"), 1);
+    before.write_all(b"still here").await.unwrap();
+    before.shutdown().await.unwrap();
+    assert!(read_all(&mut before).await.0.ends_with(b"still here"));
+
+    drop(others);
+    let mut visitor = until_connected(port).await;
+    assert_eq!(visitor.read_exact(&mut [0; 1]).await.unwrap(), 1);
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub use backoff::Reconnect;
 pub use cidr::{Cidr, CidrError};
 pub use establish::{Admission, DialError, Established, GreetError, Side, dial, greet, greet_by};
 pub use held::{HeldSocket, own_uid};
-pub use memory::MemoryBudget;
+pub use memory::{MemoryBudget, Reserved};
 pub use mux::{
     ControlInbox, Driver, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
     SessionConfig, SessionEnd, StreamEnd, StreamIo, Substream, session,

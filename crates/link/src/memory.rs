@@ -27,6 +27,13 @@ pub struct MemoryBudget {
     accounts: Mutex<Accounts>,
 }
 
+/// What is held for peers outside of sessions: the body of a call that is being read. Dropping it gives it back.
+#[derive(Debug)]
+pub struct Reserved {
+    budget: Arc<MemoryBudget>,
+    bytes: usize,
+}
+
 /// What one session holds of a budget. Dropping it gives everything back.
 #[derive(Debug)]
 pub(crate) struct Account {
@@ -68,6 +75,11 @@ impl MemoryBudget {
         self.limit
     }
 
+    /// Nothing yet, to grow.
+    pub fn reserve(self: &Arc<Self>) -> Reserved {
+        Reserved { budget: self.clone(), bytes: 0 }
+    }
+
     /// Whether so much is held that nothing new may begin.
     pub fn is_strained(&self) -> bool {
         self.used() > self.limit / 100 * 75
@@ -97,6 +109,24 @@ impl MemoryBudget {
         if accounts.asked.take_if(|asked| *asked == number).is_some() && !self.is_relieved() {
             accounts.ask();
         }
+    }
+}
+
+impl Reserved {
+    /// Holds so many bytes more. Whoever holds more than the process may says no to its peer first: see
+    /// [`MemoryBudget::is_strained`].
+    pub fn grow(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
+        if self.budget.is_exceeded() {
+            self.budget.relieve();
+        }
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.budget.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -298,7 +328,13 @@ mod tests {
         let (budget, [mut account]) = accounts(1_000);
         account.hold(300);
         account.queue(200);
+        let mut body = budget.reserve();
+        body.grow(100);
+        body.grow(50);
+        assert_eq!(budget.used(), 650);
         drop(account);
+        assert_eq!(budget.used(), 150);
+        drop(body);
         assert_eq!(budget.used(), 0);
         assert!(budget.accounts.lock().open.is_empty());
     }
