@@ -18,7 +18,10 @@ use reachback_node::AllowDial;
 use reachback_wire::{NodeId, Target};
 
 use crate::{
-    config::{duration::Span, group::SocketGroup, mode::SocketMode, port_spec::PortSpec, proxy::ProxyChoice},
+    config::{
+        duration::Span, group::SocketGroup, mode::SocketMode, port_spec::PortSpec, proxy::ProxyChoice,
+        size::Size,
+    },
     environment::Environment,
     logging::LogFormat,
 };
@@ -252,8 +255,13 @@ pub(crate) struct ExplorerArguments {
     /// 2.5 of these.
     #[arg(long, value_name = "TIME", env = "REACHBACK_HEARTBEAT", hide_env_values = true)]
     pub(crate) heartbeat: Option<Span>,
-    /// A TOML file with id, listen, socket, socket_mode, socket_group, hosts, heartbeat,
-    /// insecure_plaintext, publish and node tables, and compat.hero.
+    /// Threads that serve connections, 1 to 8; as many as there are cores if absent.
+    #[arg(long, value_name = "N", env = "REACHBACK_THREADS", hide_env_values = true)]
+    pub(crate) threads: Option<usize>,
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    /// A TOML file with id, listen, socket, socket_mode, socket_group, hosts, heartbeat, threads,
+    /// insecure_plaintext, publish and node tables, limits and compat.hero.
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
 }
@@ -295,13 +303,25 @@ pub(crate) struct NodeArguments {
     pub(crate) allow_dial: Vec<AllowDial>,
     #[command(flatten)]
     pub(crate) proxy: ProxyArguments,
-    /// A TOML file with id, explorers, labels, proxy, allow_dial, control_socket, service tables
-    /// (name, address, framing, path) and forward tables (listen, target).
+    #[command(flatten)]
+    pub(crate) memory: MemoryArguments,
+    /// A TOML file with id, explorers, labels, proxy, allow_dial, control_socket, limits, service tables
+    /// (name, address, framing, path, probe) and forward tables (listen, target).
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// Catches `node edge-7`, which people type when they want to look at a node.
     #[arg(hide = true)]
     pub(crate) looked_at: Option<String>,
+}
+
+/// What peers may make this process hold.
+#[derive(Debug, Args)]
+pub(crate) struct MemoryArguments {
+    /// What peers may make this process hold in memory, for example 512MiB: above 75 % nothing new begins,
+    /// at 100 % the connection that holds most loses streams. A quarter of the memory, or of what the
+    /// cgroup allows, if absent.
+    #[arg(long, value_name = "SIZE", env = "REACHBACK_MEMORY_BUDGET", hide_env_values = true)]
+    pub(crate) memory_budget: Option<Size>,
 }
 
 /// The way out of this machine's network.

@@ -10,9 +10,11 @@ mod environment;
 mod exit;
 mod limits;
 mod logging;
+mod memory;
 mod open_files;
 mod output;
 mod paths;
+mod runtimes;
 mod signals;
 mod stdio;
 mod table;
@@ -50,9 +52,7 @@ fn run(
     for warning in environment.unknown(&args::variables()) {
         output.warning(warning);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
+    let runtime = runtimes::one()
         .map_err(|error| Failure::new(exit::Exit::TryAgain, format_args!("no runtime: {error}")))?;
     let result = runtime.block_on(commands::run(arguments.command, matches, environment, output));
     // A read of stdin can't be called back; it ends with the process.

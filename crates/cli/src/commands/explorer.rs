@@ -7,12 +7,13 @@ use reachback_link::RealNet;
 
 use crate::{
     args::ExplorerArguments,
-    config::{self, origin::Origins},
+    config::{self, explorer::ExplorerSetup, origin::Origins},
     environment::Environment,
     exit::{Exit, Failure},
     open_files,
     output::Output,
     paths,
+    runtimes::Runtimes,
     signals::{Asked, Signals},
 };
 
@@ -23,8 +24,12 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let config =
+    let ExplorerSetup { mut config, threads } =
         config::explorer::resolve(arguments, environment, paths::is_root(), &mut Origins::default())?;
+    let runtimes = Runtimes::start(threads - 1).map_err(|error| {
+        Failure::new(Exit::TryAgain, format_args!("can't start {threads} threads: {error}"))
+    })?;
+    config.runtimes = runtimes.handles();
     let exposed = config.listen.iter().any(|address| !address.is_loopback());
     let head = head(&config, exposed);
     let explorer = Explorer::start(config, Arc::new(RealNet)).await.map_err(not_started)?;
@@ -49,6 +54,7 @@ pub(crate) async fn run(
         }
     };
     signals.orderly(explorer.shutdown()).await?;
+    drop(runtimes);
     result
 }
 

@@ -13,6 +13,7 @@ use crate::{
         duration::Span,
         file::{self, Checked},
         group::SocketGroup,
+        memory_budget::{self, LimitsTable},
         mode::SocketMode,
         origin::{Origin, Origins},
         own_id,
@@ -20,7 +21,7 @@ use crate::{
     },
     environment::Environment,
     exit::Failure,
-    paths,
+    limits, paths, runtimes,
 };
 
 /// `explorer.toml`, as it is written.
@@ -38,6 +39,8 @@ struct ExplorerFile {
     publish: Vec<PublishTable>,
     node: Vec<NodeTable>,
     compat: CompatTable,
+    threads: Option<usize>,
+    limits: LimitsTable,
 }
 
 /// A node that this explorer dials itself.
@@ -92,6 +95,14 @@ struct PublishTable {
     target: Checked<Target>,
 }
 
+/// Everything that `reachback explorer` runs with.
+#[derive(Debug)]
+pub(crate) struct ExplorerSetup {
+    pub(crate) config: ExplorerConfig,
+    /// Threads in all, at least 1.
+    pub(crate) threads: usize,
+}
+
 /// Brings the sources together: the command line (which holds the variables that clap knows), further variables,
 /// the file, and what holds without any of them.
 pub(crate) fn resolve(
@@ -99,7 +110,7 @@ pub(crate) fn resolve(
     environment: &Environment,
     root: bool,
     origins: &mut Origins,
-) -> Result<ExplorerConfig, Failure> {
+) -> Result<ExplorerSetup, Failure> {
     const ADDRESS: &str = "EXPLORER_TCP_ADDR";
     let file: ExplorerFile = match &arguments.config {
         Some(path) => file::read(path)?,
@@ -149,8 +160,26 @@ pub(crate) fn resolve(
         config.direct.push(DirectNode { node, address, framing });
     }
     config.hero = file.compat.hero.map(|hero| compat(hero, origins));
+    config.budget = memory_budget::resolve(arguments.memory.memory_budget, file.limits, origins)?;
+    let threads = threads(arguments.threads, file.threads, origins)?;
     config.check().map_err(Failure::config)?;
-    Ok(config)
+    Ok(ExplorerSetup { config, threads })
+}
+
+fn threads(typed: Option<usize>, file: Option<usize>, origins: &mut Origins) -> Result<usize, Failure> {
+    let sources = [(Origin::Typed, typed), (Origin::File, file)];
+    match origins.pick("threads", sources, ToString::to_string) {
+        Some(threads) if (1..=limits::THREADS_MAX).contains(&threads) => Ok(threads),
+        Some(threads) => Err(Failure::config(format_args!(
+            "threads {threads}: an explorer has 1 to {} of them; without the key it has one per core",
+            limits::THREADS_MAX
+        ))),
+        None => {
+            let threads = runtimes::usual_threads();
+            origins.note("threads", threads, Origin::Default);
+            Ok(threads)
+        }
+    }
 }
 
 fn compat(hero: HeroTable, origins: &mut Origins) -> HeroCompat {
@@ -231,7 +260,7 @@ mod tests {
     ) -> Result<ExplorerConfig, Failure> {
         let (command, _file, environment) = typed("explorer", flags, variables, file);
         let Command::Explorer(arguments) = command else { panic!() };
-        resolve(arguments, &environment, true, &mut Origins::default())
+        resolve(arguments, &environment, true, &mut Origins::default()).map(|setup| setup.config)
     }
 
     const FILE: &str = "id = \"hub-1\"\nlisten = \"127.0.0.1:1\"\nsocket = \"/file.sock\"\nsocket_mode = \"0660\"\n\
@@ -246,6 +275,31 @@ mod tests {
         assert_eq!(config.heartbeat, Duration::from_secs(2));
         assert_eq!(config.publish[0].target.to_string(), "edge-7/db");
         assert!(!config.insecure_plaintext);
+    }
+
+    #[test]
+    fn threads_and_memory_have_bounds_and_a_default() {
+        let setup = |flags: &[&str], file| {
+            let (command, _file, environment) = typed("explorer", flags, &[], file);
+            let Command::Explorer(arguments) = command else { panic!() };
+            resolve(arguments, &environment, true, &mut Origins::default())
+        };
+        let file = "id = \"a\"\nthreads = 3\n[limits]\nmemory_budget = \"32MiB\"\n";
+        let from_file = setup(&[], Some(file)).unwrap();
+        assert_eq!((from_file.threads, from_file.config.budget.limit()), (3, 32 << 20));
+        let typed = setup(&["--threads", "1", "--memory-budget", "1GiB"], Some(file)).unwrap();
+        assert_eq!((typed.threads, typed.config.budget.limit()), (1, 1 << 30));
+        let usual = setup(&["--id", "a"], None).unwrap();
+        assert!((1..=limits::THREADS_MAX).contains(&usual.threads));
+        assert_eq!(usual.config.budget.limit(), crate::memory::usual_budget().0);
+        for (flag, value, hint) in [
+            ("--threads", "0", "1 to 8"),
+            ("--threads", "9", "1 to 8"),
+            ("--memory-budget", "15MiB", "16MiB"),
+        ] {
+            let refusal = setup(&["--id", "a", flag, value], None).unwrap_err();
+            assert!(refusal.to_string().contains(hint), "{refusal}");
+        }
     }
 
     #[test]

@@ -7,11 +7,13 @@ pub(crate) mod duration;
 pub(crate) mod explorer;
 pub(crate) mod file;
 pub(crate) mod group;
+mod memory_budget;
 pub(crate) mod mode;
 pub(crate) mod node;
 pub(crate) mod origin;
 pub(crate) mod port_spec;
 pub(crate) mod proxy;
+pub(crate) mod size;
 
 use reachback_wire::NodeId;
 

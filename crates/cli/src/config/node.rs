@@ -14,6 +14,7 @@ use crate::{
     args::NodeArguments,
     config::{
         file::{self, Checked},
+        memory_budget::{self, LimitsTable},
         origin::{Origin, Origins},
         own_id,
         port_spec::PortSpec,
@@ -36,6 +37,7 @@ struct NodeFile {
     control_socket: Option<PathBuf>,
     service: Vec<ServiceTable>,
     forward: Vec<ForwardTable>,
+    limits: LimitsTable,
 }
 
 #[derive(Debug, Deserialize)]
@@ -104,6 +106,7 @@ pub(crate) fn resolve(
     config.proxy = proxy::resolve(arguments.proxy.proxy, environment, file.proxy, origins)?;
     config.allow_dial = allow_dial(arguments.allow_dial, environment, file.allow_dial, origins)?;
     config.probe_every = Some(PROBE_EVERY);
+    config.budget = memory_budget::resolve(arguments.memory.memory_budget, file.limits, origins)?;
     let forward = forwards(arguments.forward, environment, file.forward, origins)?;
     let control = control(arguments.control_socket, file.control_socket, environment, root, origins)?;
     Ok(NodeSetup { config, forward, control })
