@@ -4,86 +4,39 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
 
 mod cli_support;
+mod hero_support;
 
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
-    os::unix::net::{UnixListener, UnixStream},
+    net::{TcpListener, TcpStream},
+    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
 use cli_support::{Home, SOON, refused, services::closed_port};
+use hero_support::{ask_value as ask, close_and_ask, explorer as start_explorer, port, server, socket};
 use reachback_testkit::{eventually, process::Process, tools};
 use serde_json::{Value, json};
 
 /// A node's RPC server as the old ones are: raw JSON, one connection per call, answers while the caller may have closed
 /// its half already, after `thinking`.
 fn rpc_server(path: &Path, thinking: Duration) {
-    let listener = UnixListener::bind(path).unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                // Whoever only looks whether somebody listens sends nothing.
-                let Some(request) = read_json(&stream) else { return };
-                thread::park_timeout(thinking);
-                let answer = json!({"jsonrpc": "2.0", "id": request["id"], "result": request["params"]});
-                // Nobody to tell if the caller is gone.
-                drop((&stream).write_all(answer.to_string().as_bytes()));
-            });
-        }
+    server(path, "raw", move |seen| {
+        let request: Value = serde_json::from_str(&seen.body).ok()?;
+        thread::park_timeout(thinking);
+        Some(json!({"jsonrpc": "2.0", "id": request["id"], "result": request["params"]}).to_string())
     });
-}
-
-fn read_json(mut stream: impl Read) -> Option<Value> {
-    let mut bytes = Vec::new();
-    let mut some = [0; 4096];
-    loop {
-        if let Ok(value) = serde_json::from_slice(&bytes) {
-            return Some(value);
-        }
-        match stream.read(&mut some) {
-            Ok(count @ 1..) => bytes.extend_from_slice(&some[..count]),
-            _ => return None,
-        }
-    }
-}
-
-fn ask(mut stream: impl Read + Write, request: &Value) -> Value {
-    stream.write_all(request.to_string().as_bytes()).unwrap();
-    read_json(stream).unwrap_or(Value::Null)
 }
 
 fn request(method: &str, params: Value) -> Value {
     json!({"jsonrpc": "2.0", "id": "caller-7", "method": method, "params": params})
 }
 
-const HERO: &str = "id = \"hub-1\"\nheartbeat = \"500ms\"\n[compat.hero]\nheartbeat_methods = [\"heartbeat\"]\n\
-    node_fields = [\"node_id\"]\nforward = true\nframing = \"raw\"\n";
-
-/// An explorer as the old start scripts would start it: a socket path, and the variable if there is a port.
 fn explorer(home: &Home, port: Option<&str>) -> Process {
-    fs::write(home.path("explorer.toml"), HERO).unwrap();
-    let socket = home.path("explorer.sock").display().to_string();
-    let mut command = home.command(&["explorer", "--config", "explorer.toml", "--socket", &socket]);
-    if let Some(port) = port {
-        command.env("EXPLORER_TCP_ADDR", port);
-    }
-    let process = Process::spawn("explorer", &mut command).unwrap();
-    process.wait_for_line("local ", SOON).unwrap();
-    process
-}
-
-fn socket(home: &Home) -> UnixStream {
-    UnixStream::connect(home.path("explorer.sock")).unwrap()
-}
-
-/// The port that an explorer says it listens on.
-fn port(explorer: &Process) -> String {
-    let line = explorer.wait_for_line("listening", SOON).unwrap();
-    line.split_whitespace().nth(1).unwrap().to_owned()
+    start_explorer(home, "raw", port)
 }
 
 fn until_ready(path: &PathBuf) {
@@ -204,11 +157,8 @@ fn the_three_socat_commands_of_old_still_work() {
     }
     // A caller that closes its half, as socat does after its input, still gets the answer of a server that thinks.
     let call = request("vm.list", json!({"node_id": "compute-1"}));
-    let mut caller = TcpStream::connect(("127.0.0.1", bridge)).unwrap();
-    caller.write_all(call.to_string().as_bytes()).unwrap();
-    caller.shutdown(Shutdown::Write).unwrap();
-    let mut answer = String::new();
-    caller.read_to_string(&mut answer).unwrap();
+    let caller = TcpStream::connect(("127.0.0.1", bridge)).unwrap();
+    let answer = close_and_ask(caller, &call.to_string()).unwrap();
     assert_eq!(serde_json::from_str::<Value>(&answer).unwrap()["result"]["node_id"], "compute-1");
 }
 
