@@ -156,3 +156,21 @@ pub fn tie_to_this_thread(command: &mut Command) -> &mut Command {
         })
     }
 }
+
+/// Raises the soft limit of open files to the hard one, for this process and what it starts, and says what it is then.
+///
+/// # Errors
+/// What the kernel says.
+pub fn raise_open_files() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes one rlimit, which outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, ptr::from_mut(&mut limit)) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the kernel reads one rlimit, which outlives the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, ptr::from_ref(&limit)) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
+}
