@@ -6,7 +6,6 @@ mod support;
 
 mod http;
 mod lines;
-mod load;
 mod raw;
 
 use std::{sync::Arc, time::Duration};
