@@ -423,7 +423,7 @@ fn sockets_and_directories_of_another_user() {
     if nobody.is_none() {
         // Nobody is root here, so the owner takes the right from itself.
         for file in [&socket, &control] {
-            fs::set_permissions(file, fs::Permissions::from_mode(0)).unwrap();
+            fs::set_permissions(file, fs::Permissions::from_mode(0o000)).unwrap();
         }
         fs::set_permissions(home.path("theirs"), fs::Permissions::from_mode(0o555)).unwrap();
     }

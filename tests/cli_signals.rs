@@ -83,7 +83,10 @@ fn at_sighup_what_serves_others_stays() {
     let (mut explorer, address) = home.explorer(&[]);
     let mut forward = home.start(&["forward", "edge-7/echo", "--explorer", &address]);
     forward.wait_for_line("edge-7/echo is offline", SOON).unwrap();
+    let mut socks = home.start(&["socks", "0", "--explorer", &address]);
+    socks.wait_for_line("socks5h://", SOON).unwrap();
     for (process, said) in [
+        (&mut socks, "SIGHUP: what is down is dialled now"),
         (&mut explorer, "SIGHUP: nothing to do; a changed configuration needs a restart"),
         (&mut forward, "SIGHUP: what is down is dialled now"),
     ] {
@@ -91,6 +94,11 @@ fn at_sighup_what_serves_others_stays() {
         process.wait_for_line(said, SOON).unwrap();
     }
     assert!(home.run(&["nodes"]).status.success(), "the explorer still answers");
+    for mut process in [explorer, forward, socks] {
+        process.signal(Signal::Terminate).unwrap();
+        let end = process.wait(SOON).unwrap();
+        assert_eq!(end.code(), Some(0), "it stayed until it was told to end: {}", process.tail());
+    }
 }
 
 #[test]

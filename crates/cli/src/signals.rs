@@ -7,6 +7,7 @@
 use std::{
     future::Future,
     io::{self, IsTerminal},
+    pin::pin,
 };
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -58,6 +59,25 @@ impl Signals {
                 true => Asked::End(129),
                 false => Asked::Hangup,
             },
+        }
+    }
+
+    /// Goes on until the process is asked to end, which is fine, or until `broken` says why it can't go on. `hangup` is
+    /// done at each SIGHUP.
+    pub(crate) async fn serve(
+        &mut self,
+        hangup: impl Fn(),
+        broken: impl Future<Output = Failure>,
+    ) -> Result<(), Failure> {
+        let mut broken = pin!(broken);
+        loop {
+            tokio::select! {
+                asked = self.next() => match asked {
+                    Asked::End(_) => return Ok(()),
+                    Asked::Hangup => hangup(),
+                },
+                failure = &mut broken => return Err(failure),
+            }
         }
     }
 

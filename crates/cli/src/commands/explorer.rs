@@ -14,7 +14,7 @@ use crate::{
     output::Output,
     paths,
     runtimes::Runtimes,
-    signals::{Asked, Signals},
+    signals::Signals,
 };
 
 /// Runs until SIGINT or SIGTERM; says goodbye to every peer and removes the socket file.
@@ -44,15 +44,9 @@ pub(crate) async fn run(
              what passes, register as any node and open every service",
         );
     }
-    let result = loop {
-        tokio::select! {
-            asked = signals.next() => match asked {
-                Asked::End(_) => break Ok(()),
-                Asked::Hangup => output.status("SIGHUP: nothing to do; a changed configuration needs a restart"),
-            },
-            reason = explorer.failed() => break Err(Failure::new(Exit::Failed, reason)),
-        }
-    };
+    let hangup = || output.status("SIGHUP: nothing to do; a changed configuration needs a restart");
+    let failed = async { Failure::new(Exit::Failed, explorer.failed().await) };
+    let result = signals.serve(hangup, failed).await;
     signals.orderly(explorer.shutdown()).await?;
     drop(runtimes);
     result

@@ -3,7 +3,7 @@
 //! An explorer that can't be reached at the start is an error, because the address is then most often wrong. Once the
 //! line has stood it is dialled again for ever.
 
-use std::{io, path::Path, pin::pin, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use futures::future::{FutureExt, join_all, select_all};
 use reachback_client::{Forward, LineState, Reconnecting, Uplink};
@@ -22,7 +22,7 @@ use crate::{
     exit::{Exit, Failure},
     limits,
     output::Output,
-    signals::{Asked, Signals},
+    signals::Signals,
 };
 
 /// Opens the ports, says where they lead, and keeps them open until a signal.
@@ -42,19 +42,11 @@ pub(crate) async fn run(
     let wait = arguments.wait.map(|Span(wait)| wait);
     let mut forwards = Vec::new();
     let result = {
-        let mut forwarding = pin!(forward(&line, &address, specs, wait, &mut forwards, output));
-        loop {
-            tokio::select! {
-                asked = signals.next() => match asked {
-                    Asked::End(_) => break Ok(()),
-                    Asked::Hangup => {
-                        output.status(AT_SIGHUP);
-                        line.dial_now();
-                    }
-                },
-                failure = &mut forwarding => break Err(failure),
-            }
-        }
+        let hangup = || {
+            output.status(AT_SIGHUP);
+            line.dial_now();
+        };
+        signals.serve(hangup, forward(&line, &address, specs, wait, &mut forwards, output)).await
     };
     signals
         .orderly(async {

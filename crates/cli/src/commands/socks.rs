@@ -5,7 +5,7 @@ use reachback_link::RealNet;
 
 use crate::{
     args::SocksArguments,
-    commands::{client, forward},
+    commands::{client, forward, line::AT_SIGHUP},
     environment::Environment,
     exit::{Exit, Failure},
     output::Output,
@@ -42,10 +42,11 @@ pub(crate) async fn run(
             }
         }
     };
-    let result = tokio::select! {
-        _ = signals.next() => Ok(()),
-        failure = serving => Err(failure),
+    let hangup = || {
+        output.status(AT_SIGHUP);
+        line.dial_now();
     };
+    let result = signals.serve(hangup, serving).await;
     signals
         .orderly(async {
             socks.shutdown().await;

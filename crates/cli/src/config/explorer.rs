@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use reachback_explorer::{DirectNode, ExplorerConfig, Framing, HeroCompat, Publication, SocketConfig};
 use reachback_link::{Address, Cidr, ListenAddress};
-use reachback_wire::{NodeId, Target};
+use reachback_wire::NodeId;
 use serde::Deserialize;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
         duration::Span,
         file::{self, Checked},
         group::SocketGroup,
+        list::{List, PortTable},
         memory_budget::{self, LimitsTable},
         mode::SocketMode,
         origin::{Origin, Origins},
@@ -36,7 +37,7 @@ struct ExplorerFile {
     insecure_plaintext: bool,
     socket_group: Option<Checked<SocketGroup>>,
     hosts: Vec<String>,
-    publish: Vec<PublishTable>,
+    publish: Vec<PortTable>,
     node: Vec<NodeTable>,
     compat: CompatTable,
     threads: Option<usize>,
@@ -88,13 +89,6 @@ impl From<CallFraming> for Framing {
     }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PublishTable {
-    listen: Checked<ListenAddress>,
-    target: Checked<Target>,
-}
-
 /// Everything that `reachback explorer` runs with.
 #[derive(Debug)]
 pub(crate) struct ExplorerSetup {
@@ -102,6 +96,8 @@ pub(crate) struct ExplorerSetup {
     /// Threads in all, at least 1.
     pub(crate) threads: usize,
 }
+
+const PUBLISH: List = List::with_commas("publish", "REACHBACK_PUBLISH");
 
 /// Brings the sources together: the command line (which holds the variables that clap knows), further variables,
 /// the file, and what holds without any of them.
@@ -153,7 +149,9 @@ pub(crate) fn resolve(
     ];
     config.insecure_plaintext =
         origins.pick("insecure_plaintext", plaintext, ToString::to_string).unwrap_or_default();
-    config.publish = publications(arguments.publish, environment, file.publish, origins)?;
+    let publish = PUBLISH.ports(arguments.publish, environment, file.publish, origins)?;
+    config.publish =
+        publish.into_iter().map(|PortSpec { listen, target }| Publication { listen, target }).collect();
     for NodeTable { id: Checked(node), address: Checked(address), framing } in file.node {
         origins.note("node", format_args!("{node} at {address}"), Origin::File);
         let framing = framing.map(Framing::from).unwrap_or_default();
@@ -229,21 +227,6 @@ fn socket(
         None => origins.note("socket_mode", SocketMode(socket.mode), Origin::Default),
     }
     Ok(socket)
-}
-
-fn publications(
-    typed: Vec<PortSpec>,
-    environment: &Environment,
-    file: Vec<PublishTable>,
-    origins: &mut Origins,
-) -> Result<Vec<Publication>, Failure> {
-    const VARIABLE: &str = "REACHBACK_PUBLISH";
-    let listed = environment.entries(VARIABLE, &[','], PortSpec::with_port)?;
-    let tables = file.into_iter().map(|table| PortSpec { listen: table.listen.0, target: table.target.0 });
-    let sources =
-        [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables.collect())];
-    let specs = origins.pick_list("publish", sources, |spec| format!("{}={}", spec.listen, spec.target));
-    Ok(specs.into_iter().map(|spec| Publication { listen: spec.listen, target: spec.target }).collect())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ pub(crate) mod duration;
 pub(crate) mod explorer;
 pub(crate) mod file;
 pub(crate) mod group;
+mod list;
 mod memory_budget;
 pub(crate) mod mode;
 pub(crate) mod node;

@@ -5,15 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use reachback_link::{Address, ListenAddress};
+use reachback_link::Address;
 use reachback_node::{AllowDial, Endpoint, Framing, NodeConfig, PROBE_EVERY, Probe, Service};
-use reachback_wire::{NodeId, ServiceName, Target};
+use reachback_wire::{NodeId, ServiceName};
 use serde::Deserialize;
 
 use crate::{
     args::NodeArguments,
     config::{
         file::{self, Checked},
+        list::{List, PortTable},
         memory_budget::{self, LimitsTable},
         origin::{Origin, Origins},
         own_id,
@@ -36,7 +37,7 @@ struct NodeFile {
     allow_dial: Vec<Checked<AllowDial>>,
     control_socket: Option<PathBuf>,
     service: Vec<ServiceTable>,
-    forward: Vec<ForwardTable>,
+    forward: Vec<PortTable>,
     limits: LimitsTable,
 }
 
@@ -48,13 +49,6 @@ struct ServiceTable {
     framing: Option<Checked<Framing>>,
     path: Option<String>,
     probe: Option<Checked<Probe>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ForwardTable {
-    listen: Checked<ListenAddress>,
-    target: Checked<Target>,
 }
 
 /// Everything that `reachback node` runs with.
@@ -75,6 +69,12 @@ pub(crate) enum Control {
     /// Where it usually is: a second node of this user does without.
     Usual(PathBuf),
 }
+
+const EXPLORER: List = List::with_commas("explorer", "EXPLORER_ADDRESSES");
+const SERVICE: List = List { key: "service", variable: "REACHBACK_SERVICE", separators: &[' ', '\n', '\t'] };
+const LABEL: List = List::with_commas("label", "REACHBACK_LABEL");
+const FORWARD: List = List::with_commas("forward", "REACHBACK_FORWARD");
+const ALLOW_DIAL: List = List::with_commas("allow_dial", "REACHBACK_ALLOW_DIAL");
 
 /// Brings the sources together: the command line (which holds the variables that clap knows), further variables,
 /// the file, and the local socket if no explorer is named anywhere.
@@ -104,10 +104,16 @@ pub(crate) fn resolve(
         config = config.with_label(&key, &value).map_err(Failure::config)?;
     }
     config.proxy = proxy::resolve(arguments.proxy.proxy, environment, file.proxy, origins)?;
-    config.allow_dial = allow_dial(arguments.allow_dial, environment, file.allow_dial, origins)?;
+    config.allow_dial = ALLOW_DIAL.pick(
+        arguments.allow_dial,
+        (environment, str::parse),
+        file.allow_dial.into_iter().map(|entry| entry.0).collect(),
+        origins,
+        ToString::to_string,
+    )?;
     config.probe_every = Some(PROBE_EVERY);
     config.budget = memory_budget::resolve(arguments.memory.memory_budget, file.limits, origins)?;
-    let forward = forwards(arguments.forward, environment, file.forward, origins)?;
+    let forward = FORWARD.ports(arguments.forward, environment, file.forward, origins)?;
     let control = control(arguments.control_socket, file.control_socket, environment, root, origins)?;
     Ok(NodeSetup { config, forward, control })
 }
@@ -120,25 +126,6 @@ pub(crate) fn control_socket_in(file: &Path) -> Result<Option<PathBuf>, Failure>
         control_socket: Option<PathBuf>,
     }
     Ok(file::read::<OfInterest>(file)?.control_socket)
-}
-
-fn forwards(
-    typed: Vec<PortSpec>,
-    environment: &Environment,
-    file: Vec<ForwardTable>,
-    origins: &mut Origins,
-) -> Result<Vec<PortSpec>, Failure> {
-    const VARIABLE: &str = "REACHBACK_FORWARD";
-    let listed = environment
-        .list(VARIABLE, &[','])
-        .map(|entry| {
-            PortSpec::with_port(entry).map_err(|why| Failure::usage(format_args!("{VARIABLE}: {why}")))
-        })
-        .collect::<Result<_, _>>()?;
-    let tables = file.into_iter().map(|table| PortSpec { listen: table.listen.0, target: table.target.0 });
-    let sources =
-        [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables.collect())];
-    Ok(origins.pick_list("forward", sources, |spec| format!("{}={}", spec.listen, spec.target)))
 }
 
 fn control(
@@ -164,22 +151,6 @@ fn control(
     }
 }
 
-fn allow_dial(
-    typed: Vec<AllowDial>,
-    environment: &Environment,
-    file: Vec<Checked<AllowDial>>,
-    origins: &mut Origins,
-) -> Result<Vec<AllowDial>, Failure> {
-    const VARIABLE: &str = "REACHBACK_ALLOW_DIAL";
-    let listed = environment
-        .list(VARIABLE, &[','])
-        .map(|entry| entry.parse().map_err(|error| Failure::usage(format_args!("{VARIABLE}: {error}"))))
-        .collect::<Result<_, _>>()?;
-    let file = file.into_iter().map(|entry| entry.0).collect();
-    let sources = [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, file)];
-    Ok(origins.pick_list("allow_dial", sources, ToString::to_string))
-}
-
 fn explorers(
     typed: Vec<Address>,
     environment: &Environment,
@@ -187,18 +158,14 @@ fn explorers(
     root: bool,
     origins: &mut Origins,
 ) -> Result<Vec<Address>, Failure> {
-    const VARIABLE: &str = "EXPLORER_ADDRESSES";
-    let listed: Vec<Address> = environment.entries(VARIABLE, &[','], str::parse)?;
-    let local = || paths::explorer_socket(environment, root).map(Address::Unix);
-    let mut sources = vec![
-        (Origin::Typed, typed),
-        (Origin::Variable(VARIABLE), listed),
-        (Origin::File, file.into_iter().map(|address| address.0).collect()),
-    ];
-    if sources.iter().all(|(_, entries)| entries.is_empty()) {
-        sources.push((Origin::Default, vec![local()?]));
+    let file = file.into_iter().map(|address| address.0).collect();
+    let named = EXPLORER.pick(typed, (environment, str::parse), file, origins, ToString::to_string)?;
+    if !named.is_empty() {
+        return Ok(named);
     }
-    Ok(origins.pick_list("explorer", sources, ToString::to_string))
+    let local = Address::Unix(paths::explorer_socket(environment, root)?);
+    origins.note(EXPLORER.key, &local, Origin::Default);
+    Ok(vec![local])
 }
 
 fn services(
@@ -207,9 +174,7 @@ fn services(
     file: Vec<ServiceTable>,
     origins: &mut Origins,
 ) -> Result<Vec<Service>, Failure> {
-    const VARIABLE: &str = "REACHBACK_SERVICE";
     let typed = typed.iter().map(|entry| entry.parse().map_err(Failure::usage)).collect::<Result<_, _>>()?;
-    let listed: Vec<Service> = environment.entries(VARIABLE, &[' ', '\n', '\t'], str::parse)?;
     let tables = file.into_iter().map(|table| {
         let mut service = Service::new(table.name.0, table.address.0);
         if let Some(framing) = table.framing {
@@ -224,10 +189,9 @@ fn services(
         }
     });
     let tables = tables.collect::<Result<_, _>>()?;
-    let sources = [(Origin::Typed, typed), (Origin::Variable(VARIABLE), listed), (Origin::File, tables)];
-    Ok(origins.pick_list("service", sources, |service: &Service| {
+    SERVICE.pick(typed, (environment, str::parse), tables, origins, |service: &Service| {
         format!("{}={}", service.name(), service.endpoint())
-    }))
+    })
 }
 
 fn labels(
@@ -241,14 +205,8 @@ fn labels(
         None => Err(format!("label \"{entry}\": write KEY=VALUE, for example region=eu")),
     };
     let typed = typed.iter().map(|entry| split(entry).map_err(Failure::usage)).collect::<Result<_, _>>()?;
-    const VARIABLE: &str = "REACHBACK_LABEL";
-    let listed = environment.entries(VARIABLE, &[','], split)?;
-    let sources = [
-        (Origin::Typed, typed),
-        (Origin::Variable(VARIABLE), listed),
-        (Origin::File, file.into_iter().collect()),
-    ];
-    Ok(origins.pick_list("label", sources, |(key, value)| format!("{key}={value}")))
+    let file = file.into_iter().collect();
+    LABEL.pick(typed, (environment, split), file, origins, |(key, value)| format!("{key}={value}"))
 }
 
 #[cfg(test)]
