@@ -50,6 +50,11 @@ impl AddressError {
     fn new(entry: &str, reason: &'static str) -> Self {
         Self { entry: sanitize(entry, 80), reason }
     }
+
+    /// What is wrong, without the entry: for who got it out of a longer one.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.reason
+    }
 }
 
 impl FromStr for Address {

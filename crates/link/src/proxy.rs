@@ -130,13 +130,13 @@ impl FromStr for Proxy {
             true => host.to_owned(),
             false => format!("{host}:{default}"),
         };
-        // The host alone is given to the other parser: what it says repeats its entry.
         match with_port.parse::<Address>() {
             Ok(Address::Tcp { host, port }) if !host.is_empty() => {
                 Ok(Self { language, host, port, credentials, except: NoProxy::default() })
             }
             Ok(_) => refuse("no host; write http://HOST:PORT".into()),
-            Err(error) => refuse(error.to_string()),
+            // Its entry could be a password that stands in the host's place.
+            Err(error) => refuse(error.reason().into()),
         }
     }
 }
@@ -262,16 +262,24 @@ fn host_has_port(host: &str) -> bool {
     }
 }
 
-/// The entry with everything that could be a secret replaced.
+/// The entry with everything that could be a secret replaced: what stands before an `@`, and where that was forgotten,
+/// what stands for a port and is no number.
 fn masked(entry: &str) -> String {
-    match entry.rsplit_once('@') {
-        Some((front, host)) => {
-            let scheme = front.split_once("://").map_or("", |(scheme, _)| scheme);
-            let slashes = if scheme.is_empty() { "" } else { "://" };
-            sanitize(&format!("{scheme}{slashes}***@{host}"), 80)
-        }
-        None => sanitize(entry, 80),
-    }
+    let word = |scheme: &str| !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let (scheme, rest) = match entry.split_once("://") {
+        Some((scheme, rest)) if word(scheme) => (format!("{scheme}://"), rest),
+        _ => (String::new(), entry),
+    };
+    let shown = match (rest.rsplit_once('@'), rest.rsplit_once(':')) {
+        (Some((_, host)), _) => format!("***@{host}"),
+        (None, Some((host, port))) if !is_number(port.trim_end_matches(['/', ']'])) => format!("{host}:***"),
+        (None, _) => rest.to_owned(),
+    };
+    sanitize(&format!("{scheme}{shown}"), 80)
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -329,6 +337,10 @@ mod tests {
             ("socks5://ann@proxy", "from 1 to 255"),
             ("http://ann:s3cret@pro xy:1", "no host name has"),
             ("ann:s3cret@pro/xy", "no host name has"),
+            ("ann:s3cret://@proxy:1", "unknown kind"),
+            ("http://ann:s3cret", "port"),
+            ("ann:s3cret", "port"),
+            ("http://[::1]:s3cret", "port"),
         ] {
             let refusal = text.parse::<Proxy>().expect_err(text).to_string();
             assert!(refusal.contains(part), "{text}: {refusal}");
