@@ -114,7 +114,7 @@ impl fmt::Display for AllowDial {
 }
 
 /// Addresses that no block covers, and what they are.
-const SPECIAL: [(&str, &str); 12] = [
+const SPECIAL: [(&str, &str); 15] = [
     ("this machine", "127.0.0.0/8"),
     ("this machine", "::1/128"),
     ("no host's address", "0.0.0.0/8"),
@@ -127,6 +127,9 @@ const SPECIAL: [(&str, &str); 12] = [
     ("a metadata service", "100.100.100.200/32"),
     ("a metadata service", "168.63.129.16/32"),
     ("a metadata service", "192.0.0.192/32"),
+    ("a metadata service", "fd20:ce::254/128"),
+    ("an IPv4 address in a translator's clothes", "64:ff9b:1::/48"),
+    ("an IPv4 address in a tunnel's clothes", "2002::/16"),
 ];
 
 /// What a dangerous address is.
@@ -206,6 +209,10 @@ mod tests {
             "100.100.100.200",
             "168.63.129.16",
             "192.0.0.192",
+            "fd20:ce::254",
+            "64:ff9b:1::a9fe:a9fe",
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "2002:a9fe:a9fe::1",
             "127.0.0.1",
             "127.1.2.3",
             "::1",
