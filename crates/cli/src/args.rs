@@ -13,7 +13,7 @@ use clap::{
     ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
-use reachback_link::{Address, ListenAddress};
+use reachback_link::{Address, Congestion, ListenAddress};
 use reachback_node::AllowDial;
 use reachback_wire::{NodeId, Target};
 
@@ -260,8 +260,10 @@ pub(crate) struct ExplorerArguments {
     pub(crate) threads: Option<usize>,
     #[command(flatten)]
     pub(crate) memory: MemoryArguments,
+    #[command(flatten)]
+    pub(crate) transport: TransportArguments,
     /// A TOML file with id, listen, socket, socket_mode, socket_group, hosts, heartbeat, threads,
-    /// insecure_plaintext, publish and node tables, limits and compat.hero.
+    /// insecure_plaintext, publish and node tables, limits, transport and compat.hero.
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
 }
@@ -305,7 +307,9 @@ pub(crate) struct NodeArguments {
     pub(crate) proxy: ProxyArguments,
     #[command(flatten)]
     pub(crate) memory: MemoryArguments,
-    /// A TOML file with id, explorers, labels, proxy, allow_dial, control_socket, limits, service tables
+    #[command(flatten)]
+    pub(crate) transport: TransportArguments,
+    /// A TOML file with id, explorers, labels, proxy, allow_dial, control_socket, limits, transport, service tables
     /// (name, address, framing, path, probe) and forward tables (listen, target).
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
@@ -322,6 +326,15 @@ pub(crate) struct MemoryArguments {
     /// cgroup allows, if absent.
     #[arg(long, value_name = "SIZE", env = "REACHBACK_MEMORY_BUDGET", hide_env_values = true)]
     pub(crate) memory_budget: Option<Size>,
+}
+
+/// How connections that carry sessions behave.
+#[derive(Debug, Args)]
+pub(crate) struct TransportArguments {
+    /// Congestion control of the connections: auto (bbr where the round trip is 3 ms or longer and the
+    /// kernel allows it), keep (the kernel's choice), or a name. auto if absent.
+    #[arg(long, value_name = "NAME", env = "REACHBACK_CONGESTION", hide_env_values = true)]
+    pub(crate) congestion: Option<Congestion>,
 }
 
 /// The way out of this machine's network.

@@ -5,8 +5,8 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use reachback_link::{
-    Address, ControlInbox, DialError, Established, Incoming, MemoryBudget, Net, OpenError, Session,
-    SessionEnd, Substream,
+    Address, Congestion, ControlInbox, DialError, Established, Incoming, MemoryBudget, Net, OpenError,
+    Session, SessionEnd, Substream,
 };
 use reachback_wire::{Code, NodeId, Open, Refusal, Role, SessionId, Target, Welcome};
 use serde_json::Value;
@@ -31,6 +31,8 @@ pub struct ClientOptions {
     pub link_stats: Arc<reachback_link::Stats>,
     /// The memory that all sessions of the process share.
     pub budget: Arc<MemoryBudget>,
+    /// Which congestion control its sessions should have.
+    pub congestion: Congestion,
 }
 
 impl ClientOptions {
@@ -44,6 +46,7 @@ impl ClientOptions {
             stats: Arc::default(),
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(DEFAULT_BUDGET)),
+            congestion: Congestion::default(),
         })
     }
 }
@@ -70,7 +73,7 @@ impl Client {
         let Established { transport, side, welcome, .. } =
             reachback_link::dial(net.as_ref(), to, &hello).await?;
         let (session, incoming, control, driver) =
-            begin(transport, side, &welcome, options.link_stats, options.budget);
+            begin(transport, side, &welcome, options.link_stats, options.budget, options.congestion);
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let end = driver.await;

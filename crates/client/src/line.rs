@@ -8,8 +8,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use reachback_link::{
-    Address, ControlInbox, DialError, Driver, Established, Incoming, ListenAddress, Listener, MemoryBudget,
-    Net, Pulse, Reconnect, Session, SessionConfig, Side, Stats, Transport, session,
+    Address, Congestion, ControlInbox, DialError, Driver, Established, Incoming, ListenAddress, Listener,
+    MemoryBudget, Net, Pulse, Reconnect, Session, SessionConfig, Side, Stats, Transport, session,
 };
 use reachback_wire::{Code, NodeId, SessionId, Welcome};
 use tokio::{
@@ -114,6 +114,8 @@ pub struct Line {
     pub stats: Arc<Stats>,
     /// The memory that all sessions of the process share.
     pub budget: Arc<MemoryBudget>,
+    /// Which congestion control its sessions should have.
+    pub congestion: Congestion,
     /// Is called at every change of state.
     pub publish: Publish,
     /// A change of its value ends a wait at once.
@@ -186,8 +188,14 @@ impl Line {
         let Established { transport, side, welcome, .. } = established;
         let (explorer, id) = (welcome.explorer.clone(), welcome.session);
         tracing::info!(explorer = %explorer, address = %self.to, session = %id, "session stands");
-        let (session, incoming, control, driver) =
-            begin(transport, side, &welcome, self.stats.clone(), self.budget.clone());
+        let (session, incoming, control, driver) = begin(
+            transport,
+            side,
+            &welcome,
+            self.stats.clone(),
+            self.budget.clone(),
+            self.congestion.clone(),
+        );
         let mut pulse = session.pulse();
         let serving =
             |pulse| LineState::Serving { explorer: explorer.clone(), session: id, pulse, rtt: session.rtt() };
@@ -238,9 +246,9 @@ impl Line {
     /// Waits for the next attempt; false if told to stop.
     async fn wait(&mut self, end: &LineEnd, delay: Duration) -> bool {
         let until = Instant::now() + delay;
-        (self.publish)(LineState::BackingOff { until, code: end.code, reason: end.message.clone() });
-        // Requests made while the line was up are not for this wait.
+        // Requests made while the line was up are not for this wait; who hears of it may make the first.
         self.redial.mark_unchanged();
+        (self.publish)(LineState::BackingOff { until, code: end.code, reason: end.message.clone() });
         tokio::select! {
             biased;
             () = self.stop.cancelled() => false,
@@ -257,6 +265,7 @@ pub(crate) fn begin(
     welcome: &Welcome,
     stats: Arc<Stats>,
     budget: Arc<MemoryBudget>,
+    congestion: Congestion,
 ) -> (Session, Incoming, ControlInbox, Driver) {
     let config = SessionConfig {
         side,
@@ -264,6 +273,7 @@ pub(crate) fn begin(
         max_open: welcome.limits.max_substreams,
         stats,
         budget,
+        congestion,
     };
     session(transport, config)
 }

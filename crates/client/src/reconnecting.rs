@@ -3,7 +3,7 @@
 //! While there is no session an open fails at once with the reason instead of waiting: whoever asks can decide to
 //! wait, and a visitor of a forwarded port learns the truth right away.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use reachback_link::{Address, Net, OpenError, Session, Substream};
@@ -54,6 +54,7 @@ impl Reconnecting {
             identity: options.identity,
             stats: options.link_stats,
             budget: options.budget,
+            congestion: options.congestion,
             publish: Arc::new(move |state| drop(publish.send_replace(state))),
             redial: redialled,
             stop: stop.clone(),
@@ -131,6 +132,14 @@ impl NoStream {
                 matches!(refusal.code, Code::NodeOffline | Code::NotHere | Code::Draining | Code::Saturated)
             }
             Self::Open(_) => false,
+        }
+    }
+
+    /// How long whoever refused asks to be left alone.
+    pub(crate) fn asked_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Open(OpenError::Refused(refusal)) => refusal.wait(),
+            Self::NotConnected(_) | Self::Open(_) => None,
         }
     }
 }

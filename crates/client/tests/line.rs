@@ -8,14 +8,18 @@ use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use reachback_client::{ClientOptions, LineState, Random, Reconnecting};
-use reachback_link::{Address, ListenAddress, Listener, Net, Pulse, Transport, greet};
-use reachback_wire::{Code, ProtocolRange, Refusal};
+use reachback_client::{
+    ClientOptions, Identity, LineState, Random, Reconnecting,
+    line::{Line, LineEnd, Standing, Tenant},
+};
+use reachback_link::{Address, ListenAddress, Listener, MemoryBudget, Net, Pulse, Transport, greet};
+use reachback_wire::{Code, ProtocolRange, Refusal, Role};
 use support::{Peer, welcome};
 use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 /// What the network does with one attempt after the other; after the last step every attempt fails.
 enum Step {
@@ -244,4 +248,55 @@ async fn a_stop_ends_a_wait_at_once() {
     line.shutdown().await;
     assert_eq!(Instant::now(), asked);
     assert_eq!(*states.borrow(), LineState::Stopped);
+}
+
+struct Nobody;
+
+impl Tenant for Nobody {
+    fn live(&mut self, _: Standing) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    fn ended(&mut self, _: &LineEnd) {}
+
+    fn leave(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_made_at_the_word_that_it_waits_is_for_that_wait() {
+    let (dialled, mut dials) = mpsc::unbounded_channel();
+    let (redial, redialled) = watch::channel(0);
+    let publish = move |state| {
+        if matches!(state, LineState::BackingOff { .. }) && *redial.borrow() == 0 {
+            redial.send_replace(1);
+        }
+    };
+    let line = Line {
+        net: Arc::new(Scripted { steps: Mutex::default(), dials: dialled }),
+        to: "hub".parse().unwrap(),
+        slot: 0,
+        identity: Arc::new(Identity::new(Role::Client, "ann".parse().unwrap(), Random::seeded(11)).unwrap()),
+        stats: Arc::default(),
+        budget: Arc::new(MemoryBudget::new(1 << 20)),
+        congestion: reachback_link::Congestion::default(),
+        publish: Arc::new(publish),
+        redial: redialled,
+        stop: CancellationToken::new(),
+    };
+    let dials = async {
+        let mut at = Vec::new();
+        while at.len() < 3 {
+            at.push(dials.recv().await.unwrap().0);
+        }
+        at
+    };
+    let mut nobody = Nobody;
+    let at = tokio::select! {
+        ended = line.run(&mut nobody) => panic!("{ended:?}"),
+        at = dials => at,
+    };
+    assert_eq!(at[0], at[1], "the request ended the wait at once");
+    assert!(at[2] > at[1], "and only that one");
 }

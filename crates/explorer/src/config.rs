@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use reachback_link::{Address, Cidr, ListenAddress, MemoryBudget, Stats as LinkStats};
+use reachback_link::{
+    Address, Cidr, Congestion, ListenAddress, MemoryBudget, SocketPlace, SocketWords, Stats as LinkStats,
+};
 use reachback_wire::{NodeId, Target, text::sanitize};
 
 use tokio::runtime::Handle;
@@ -49,6 +51,8 @@ pub struct ExplorerConfig {
     pub link_stats: Arc<LinkStats>,
     /// What all peers together may make this process hold.
     pub budget: Arc<MemoryBudget>,
+    /// Which congestion control its sessions should have.
+    pub congestion: Congestion,
     /// Runtimes that take connections besides the one that starts the explorer. Each should be of one thread; whoever
     /// made them keeps them running until the explorer has ended.
     pub runtimes: Vec<Handle>,
@@ -195,6 +199,7 @@ impl ExplorerConfig {
             stats: Arc::default(),
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(limits::PROCESS_BUDGET)),
+            congestion: Congestion::default(),
             runtimes: Vec::new(),
         }
     }
@@ -263,6 +268,12 @@ impl SocketConfig {
     /// A socket that only its owner can use.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), mode: 0o600 }
+    }
+
+    /// As a socket to be made.
+    pub(crate) fn place(&self, group: Option<u32>) -> SocketPlace {
+        let words = SocketWords { what: "socket", owner: "explorer", flag: "--socket" };
+        SocketPlace { path: self.path.clone(), mode: self.mode, group, words }
     }
 }
 

@@ -44,6 +44,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
         max_open: limits::SUBSTREAMS_FROM_CLIENT,
         stats: hub.link_stats.clone(),
         budget: hub.budget.clone(),
+        congestion: hub.congestion.clone(),
     };
     let (session, incoming, control, driver) = session(established.transport, config);
     let opener = Arc::new(Opener {

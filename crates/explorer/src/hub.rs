@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use reachback_link::{ListenAddress, MemoryBudget, Net, Stats as LinkStats};
+use reachback_link::{Congestion, ListenAddress, MemoryBudget, Net, Stats as LinkStats};
 use reachback_wire::{NodeId, SessionId};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,7 @@ pub(crate) struct Hub {
     pub(crate) stats: Arc<Stats>,
     pub(crate) link_stats: Arc<LinkStats>,
     pub(crate) budget: Arc<MemoryBudget>,
+    pub(crate) congestion: Congestion,
     /// No new connections, visitors or publications.
     pub(crate) closing: CancellationToken,
     /// Sessions say goodbye.
@@ -91,6 +92,7 @@ impl Hub {
             stats: config.stats.clone(),
             link_stats: config.link_stats.clone(),
             budget: config.budget.clone(),
+            congestion: config.congestion.clone(),
             closing: CancellationToken::new(),
             stopping: CancellationToken::new(),
             sessions: AtomicU64::new(1),

@@ -22,6 +22,7 @@ pub mod backoff;
 pub mod cidr;
 pub mod establish;
 pub mod held;
+pub mod local_socket;
 mod memory;
 pub mod mux;
 pub mod net;
@@ -30,7 +31,9 @@ pub mod sniff;
 pub mod sockopt;
 pub mod splice;
 pub mod stats;
+mod tcp_info;
 pub mod transport;
+mod tuning;
 
 pub use accept::{Accepted, Listener, LocalAddress, PeerAddress, RawSocket};
 pub use address::{Address, AddressError, ListenAddress};
@@ -38,6 +41,7 @@ pub use backoff::Reconnect;
 pub use cidr::{Cidr, CidrError};
 pub use establish::{Admission, DialError, Established, GreetError, Side, dial, greet, greet_by};
 pub use held::{HeldSocket, own_uid};
+pub use local_socket::{SocketError, SocketFile, SocketPlace, SocketWords};
 pub use memory::{MemoryBudget, Reserved};
 pub use mux::{
     ControlInbox, Driver, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
@@ -49,3 +53,4 @@ pub use sniff::{Greeting, SniffError, sniff};
 pub use splice::{SpliceError, Spliced, relay, relay_until, splice};
 pub use stats::Stats;
 pub use transport::Transport;
+pub use tuning::Congestion;

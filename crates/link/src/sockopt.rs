@@ -22,6 +22,7 @@ pub fn interactive(socket: &TcpStream) {
 ///   kernel queue where a small answer waits behind megabytes of bulk. Where the option is missing (not Linux, not
 ///   macOS) that wait remains.
 pub fn tunnel(socket: &TcpStream) {
+    unsent_limit(socket, limits::NOTSENT_LOWAT);
     let socket = SockRef::from(socket);
     let keepalive =
         TcpKeepalive::new().with_time(limits::KEEPALIVE_IDLE).with_interval(limits::KEEPALIVE_INTERVAL);
@@ -29,10 +30,29 @@ pub fn tunnel(socket: &TcpStream) {
     let keepalive = keepalive.with_retries(limits::KEEPALIVE_RETRIES);
     note("keepalive", socket.set_tcp_keepalive(&keepalive));
     #[cfg(target_os = "linux")]
+    note("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(limits::TCP_USER_TIMEOUT)));
+}
+
+/// How many unsent bytes the kernel may hold. Only Linux is told.
+pub(crate) fn unsent_limit(socket: &TcpStream, bytes: usize) {
+    #[cfg(target_os = "linux")]
     {
-        note("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(limits::TCP_USER_TIMEOUT)));
-        note("TCP_NOTSENT_LOWAT", socket.set_tcp_notsent_lowat(limits::NOTSENT_LOWAT));
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        note("TCP_NOTSENT_LOWAT", SockRef::from(socket).set_tcp_notsent_lowat(bytes));
     }
+    #[cfg(not(target_os = "linux"))]
+    let _ = (socket, bytes);
+}
+
+/// Which congestion control the connection has from now on.
+///
+/// # Errors
+/// What setsockopt(2) says: the kernel has none of this name, or does not give it to us. `Unsupported` elsewhere.
+pub(crate) fn congestion(socket: &TcpStream, name: &str) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    return SockRef::from(socket).set_tcp_congestion(name.as_bytes());
+    #[cfg(not(target_os = "linux"))]
+    return Err(io::Error::new(io::ErrorKind::Unsupported, format!("{name} for {socket:?}")));
 }
 
 /// Whether a close is a reset (RST), so that the peer can tell an abort from an end.

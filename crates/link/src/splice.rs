@@ -197,8 +197,12 @@ impl Pump {
                 sent
             } else {
                 ready!(self.local.poll_readable(cx)).map_err(SpliceError::Local)?;
-                match ready!(Outgoing::poll_read_from(Pin::new(&mut self.local), cx))
-                    .map_err(SpliceError::Local)?
+                match ready!(Outgoing::poll_read_from(
+                    Pin::new(&mut self.local),
+                    cx,
+                    substream.record_payload()
+                ))
+                .map_err(SpliceError::Local)?
                 {
                     Some(record) => self.outgoing = Some(record),
                     None => self.local_ended = true,
@@ -265,6 +269,8 @@ enum Over {
 #[derive(Default)]
 struct Relay {
     record: Option<Outgoing>,
+    /// What is left of a record that is too long for the path ahead.
+    rest: Option<(RecordKind, Bytes)>,
     finishing: Option<Option<EndStatus>>,
     done: bool,
     deaf: Option<StreamEnd>,
@@ -292,6 +298,9 @@ impl Relay {
                 let Poll::Ready(sent) = to.poll_send(cx, record) else { return self.poll_given_up(cx, from) };
                 self.record = None;
                 sent
+            } else if let Some((kind, payload)) = self.rest.take() {
+                self.begin(kind, payload, to.record_payload());
+                Ok(())
             } else if let Some(status) = &self.finishing {
                 let Poll::Ready(sent) = to.poll_finish(cx, status.as_ref()) else {
                     return self.poll_given_up(cx, from);
@@ -338,7 +347,21 @@ impl Relay {
             Record::Reset { .. } => return,
         };
         self.bytes += payload.len() as u64;
-        self.record = Some(Outgoing::record(kind, &payload));
+        self.rest = Some((kind, payload));
+    }
+
+    /// The next record of this payload: as it came, or in pieces of at most `size` bytes if that may be cut.
+    fn begin(&mut self, kind: RecordKind, mut payload: Bytes, size: usize) {
+        // An item ends a text: what comes before its last piece is only data.
+        let cut = matches!(kind, RecordKind::Data | RecordKind::Item) && payload.len() > size;
+        let (kind, piece) = if cut {
+            let piece = payload.split_to(size);
+            self.rest = Some((kind, payload));
+            (RecordKind::Data, piece)
+        } else {
+            (kind, payload)
+        };
+        self.record = Some(Outgoing::record(kind, &piece));
     }
 }
 
@@ -373,4 +396,33 @@ fn pass_on(to: Substream, end: &StreamEnd) {
 
 fn nonzero(n: usize) -> io::Result<usize> {
     if n == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(n) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(record: Record, size: usize) -> Vec<(u8, usize)> {
+        let mut relay = Relay::default();
+        relay.take(record);
+        let mut pieces = Vec::new();
+        while let Some((kind, payload)) = relay.rest.take() {
+            relay.begin(kind, payload, size);
+            let piece = relay.record.take().unwrap();
+            pieces.push((piece.kind(), piece.payload_len()));
+        }
+        pieces
+    }
+
+    #[test]
+    fn records_too_long_for_the_path_ahead_are_cut_and_an_item_ends_where_it_did() {
+        let [data, head, item] = [RecordKind::Data, RecordKind::Head, RecordKind::Item]
+            .map(|kind| Outgoing::record(kind, b"").kind());
+        let bytes = |n| Bytes::from(vec![b'x'; n]);
+        assert_eq!(pieces(Record::Data(bytes(0)), 10), [(data, 0)]);
+        assert_eq!(pieces(Record::Data(bytes(10)), 10), [(data, 10)]);
+        assert_eq!(pieces(Record::Data(bytes(21)), 10), [(data, 10), (data, 10), (data, 1)]);
+        assert_eq!(pieces(Record::Item(bytes(25)), 10), [(data, 10), (data, 10), (item, 5)]);
+        assert_eq!(pieces(Record::Head(bytes(25)), 10), [(head, 25)], "a head is one record");
+    }
 }

@@ -17,7 +17,10 @@ use tokio::{
     net::{TcpStream, UnixStream},
 };
 
-use crate::sockopt;
+use crate::{
+    sockopt,
+    tcp_info::{self, Path},
+};
 
 /// An ordered, reliable, two-way byte pipe to one peer.
 pub struct Transport {
@@ -62,6 +65,27 @@ impl Transport {
     pub fn tune_for_tunnel(&self) {
         if let Pipe::Tcp(socket) = &self.pipe {
             sockopt::tunnel(socket);
+        }
+    }
+
+    /// What the kernel has measured about the way to the peer, where there is one and the kernel says.
+    pub(crate) fn path(&self) -> Option<Path> {
+        let Pipe::Tcp(socket) = &self.pipe else { return None };
+        tcp_info::path(socket).inspect_err(|error| tracing::debug!(%error, "the path is not known")).ok()
+    }
+
+    /// See [`sockopt::congestion`]; nothing for pipes without one.
+    pub(crate) fn set_congestion(&self, name: &str) -> io::Result<()> {
+        match &self.pipe {
+            Pipe::Tcp(socket) => sockopt::congestion(socket, name),
+            Pipe::Unix(_) | Pipe::Memory(_) | Pipe::Boxed(_) => Ok(()),
+        }
+    }
+
+    /// See [`sockopt::unsent_limit`]; nothing for pipes without one.
+    pub(crate) fn set_unsent_limit(&self, bytes: usize) {
+        if let Pipe::Tcp(socket) = &self.pipe {
+            sockopt::unsent_limit(socket, bytes);
         }
     }
 
@@ -124,6 +148,21 @@ impl Transport {
             Pipe::Memory(pipe) => read_one_by_one(Pin::new(pipe), cx, buffers),
             Pipe::Boxed(pipe) => read_one_by_one(Pin::new(pipe.as_mut()), cx, buffers),
         }
+    }
+
+    /// The congestion control it has.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn congestion(&self) -> io::Result<String> {
+        let Pipe::Tcp(socket) = &self.pipe else { return Err(io::ErrorKind::Unsupported.into()) };
+        let name = socket2::SockRef::from(socket).tcp_congestion()?;
+        Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    }
+
+    /// How many unsent bytes the kernel may hold.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn unsent_limit(&self) -> io::Result<u32> {
+        let Pipe::Tcp(socket) = &self.pipe else { return Err(io::ErrorKind::Unsupported.into()) };
+        socket2::SockRef::from(socket).tcp_notsent_lowat()
     }
 
     fn over(pipe: Pipe) -> Self {

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use reachback_client::{DEFAULT_BUDGET, Random};
-use reachback_link::{Address, MemoryBudget, Proxy};
+use reachback_link::{Address, Congestion, MemoryBudget, Proxy};
 use reachback_wire::{Credential, HealthState, NodeId, ServiceName, text::sanitize};
 
 use crate::{
@@ -42,6 +42,8 @@ pub struct NodeConfig {
     pub link_stats: Arc<reachback_link::Stats>,
     /// The memory that all sessions of the process share.
     pub budget: Arc<MemoryBudget>,
+    /// Which congestion control its sessions should have.
+    pub congestion: Congestion,
     /// Where instance, nonces and delays come from.
     pub random: Random,
 }
@@ -100,6 +102,7 @@ impl NodeConfig {
             stats: Arc::default(),
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(DEFAULT_BUDGET)),
+            congestion: Congestion::default(),
             random: Random::system(),
         })
     }

@@ -98,6 +98,7 @@ impl Node {
                 identity: identity.clone(),
                 stats: config.link_stats.clone(),
                 budget: config.budget.clone(),
+                congestion: config.congestion.clone(),
                 publish: {
                     let (board, caller) = (board.clone(), caller.clone());
                     Arc::new(move |state: LineState| {

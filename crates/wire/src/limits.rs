@@ -38,6 +38,10 @@ pub const PROXY_HEAD_MAX: usize = 8 * KIB;
 /// Queue of the kernel for connections not yet accepted: a whole fleet dials at once after a restart.
 pub const LISTEN_BACKLOG: u32 = 1024;
 
+/// How long a socket file that is already there may take to accept a connection before it counts as alive, and a
+/// lock on its directory before it counts as stuck. Both take microseconds on a machine that is well.
+pub const SOCKET_PROBE: Duration = Duration::from_secs(1);
+
 /// Pause of the accept loop after an error that will not go away at once (out of descriptors): without it
 /// the loop spins at full speed exactly when the machine is short of everything.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -178,10 +182,22 @@ pub const WRITE_BATCH_BLOCKED: usize = 16 * KIB;
 /// cheaper than another entry in the vector.
 pub const WRITE_DIRECT_MIN: usize = 4 * KIB;
 
-/// Unsent bytes the kernel may hold for one socket (`TCP_NOTSENT_LOWAT`): what lies there is in order and
-/// delays everything behind it, heartbeats included; 128 KiB still fills 200 Mbit/s between two wake-ups
-/// 5 ms apart.
-pub const NOTSENT_LOWAT: u32 = 128 * 1024;
+/// Unsent bytes the kernel may hold for one socket (`TCP_NOTSENT_LOWAT`) before its path has been measured: what
+/// lies there is in order and delays everything behind it, heartbeats included; 128 KiB still fills 200 Mbit/s
+/// between two wake-ups 5 ms apart.
+pub const NOTSENT_LOWAT: usize = 128 * KIB;
+
+/// The least of it, on the slowest path: a few packets, so that the line is never idle while we sleep.
+pub const NOTSENT_LOWAT_MIN: usize = 16 * KIB;
+
+/// The most of it, on the fastest path: four records; more buys no throughput.
+pub const NOTSENT_LOWAT_MAX: usize = 256 * KIB;
+
+/// A record on the slowest path: 32 ms of one Mbit/s, and still a hundred times its headers.
+pub const RECORD_SLOW: usize = 4 * KIB;
+
+/// The least round-trip time of a path on which BBR is asked for: above any local network, where it only costs.
+pub const LONG_PATH: Duration = Duration::from_millis(3);
 
 /// How long the end of a session may wait for its last bytes (`Bye`, a refusal, a mux error) to leave: a
 /// courtesy, and a dead link must not hold the slot.

@@ -19,6 +19,7 @@ use crate::{
         origin::{Origin, Origins},
         own_id,
         port_spec::PortSpec,
+        transport::{self, TransportTable},
     },
     environment::Environment,
     exit::Failure,
@@ -42,6 +43,7 @@ struct ExplorerFile {
     compat: CompatTable,
     threads: Option<usize>,
     limits: LimitsTable,
+    transport: TransportTable,
 }
 
 /// A node that this explorer dials itself.
@@ -158,6 +160,7 @@ pub(crate) fn resolve(
         config.direct.push(DirectNode { node, address, framing });
     }
     config.hero = file.compat.hero.map(|hero| compat(hero, origins));
+    config.congestion = transport::congestion(arguments.transport.congestion, file.transport, origins);
     config.budget = memory_budget::resolve(arguments.memory.memory_budget, file.limits, origins)?;
     let threads = threads(arguments.threads, file.threads, origins)?;
     config.check().map_err(Failure::config)?;
@@ -233,6 +236,8 @@ fn socket(
 mod tests {
     use std::time::Duration;
 
+    use reachback_link::Congestion;
+
     use super::*;
     use crate::{args::Command, config::typed::typed};
 
@@ -267,12 +272,15 @@ mod tests {
             let Command::Explorer(arguments) = command else { panic!() };
             resolve(arguments, &environment, true, &mut Origins::default())
         };
-        let file = "id = \"a\"\nthreads = 3\n[limits]\nmemory_budget = \"32MiB\"\n";
+        let file = "id = \"a\"\nthreads = 3\n[limits]\nmemory_budget = \"32MiB\"\n[transport]\n\
+            congestion = \"keep\"\n";
         let from_file = setup(&[], Some(file)).unwrap();
+        assert_eq!(from_file.config.congestion, Congestion::Keep);
         assert_eq!((from_file.threads, from_file.config.budget.limit()), (3, 32 << 20));
         let typed = setup(&["--threads", "1", "--memory-budget", "1GiB"], Some(file)).unwrap();
         assert_eq!((typed.threads, typed.config.budget.limit()), (1, 1 << 30));
         let usual = setup(&["--id", "a"], None).unwrap();
+        assert_eq!(usual.config.congestion, Congestion::Auto);
         assert!((1..=limits::THREADS_MAX).contains(&usual.threads));
         assert_eq!(usual.config.budget.limit(), crate::memory::usual_budget().0);
         for (flag, value, hint) in [

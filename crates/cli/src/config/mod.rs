@@ -15,6 +15,7 @@ pub(crate) mod origin;
 pub(crate) mod port_spec;
 pub(crate) mod proxy;
 pub(crate) mod size;
+mod transport;
 
 use reachback_wire::NodeId;
 

@@ -20,6 +20,7 @@ use crate::{
         own_id,
         port_spec::PortSpec,
         proxy::{self, ProxyChoice},
+        transport::{self, TransportTable},
     },
     environment::Environment,
     exit::Failure,
@@ -39,6 +40,7 @@ struct NodeFile {
     service: Vec<ServiceTable>,
     forward: Vec<PortTable>,
     limits: LimitsTable,
+    transport: TransportTable,
 }
 
 #[derive(Debug, Deserialize)]
@@ -112,6 +114,7 @@ pub(crate) fn resolve(
         ToString::to_string,
     )?;
     config.probe_every = Some(PROBE_EVERY);
+    config.congestion = transport::congestion(arguments.transport.congestion, file.transport, origins);
     config.budget = memory_budget::resolve(arguments.memory.memory_budget, file.limits, origins)?;
     let forward = FORWARD.ports(arguments.forward, environment, file.forward, origins)?;
     let control = control(arguments.control_socket, file.control_socket, environment, root, origins)?;

@@ -9,8 +9,8 @@
 use std::{sync::Arc, time::Duration};
 
 use reachback_link::{
-    Address, Admission, ControlInbox, Incoming, ListenAddress, Listener, MemoryBudget, Net, RealNet, Session,
-    SessionConfig, SessionEnd, Transport, greet, session,
+    Address, Admission, Congestion, ControlInbox, Incoming, ListenAddress, Listener, MemoryBudget, Net,
+    RealNet, Session, SessionConfig, SessionEnd, Transport, greet, session,
 };
 use reachback_wire::{
     ControlMessage, Hello, NodeId, Open, ProtocolRange, Refusal, SessionId, SessionLimits, Target, Welcome,
@@ -81,6 +81,7 @@ impl Peer {
                 max_open: limits::SUBSTREAMS_FROM_CLIENT,
                 stats: Arc::default(),
                 budget: Arc::new(MemoryBudget::new(256 << 20)),
+                congestion: Congestion::default(),
             },
         );
         let mut tasks = JoinSet::new();

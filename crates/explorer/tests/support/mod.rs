@@ -8,8 +8,8 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use reachback_explorer::{Explorer, ExplorerConfig, NodeState, NodeView};
 use reachback_link::{
-    Address, ControlInbox, DialError, Driver, Inbound, ListenAddress, Listener, MemoryBudget, Net, Session,
-    SessionConfig, Stats as LinkStats, Substream, Transport, dial, session,
+    Address, Congestion, ControlInbox, DialError, Driver, Inbound, ListenAddress, Listener, MemoryBudget,
+    Net, Session, SessionConfig, Stats as LinkStats, Substream, Transport, dial, session,
 };
 use reachback_wire::{
     ControlMessage, Generation, HealthState, Hello, Instance, Nonce, Open, ProtocolRange, Record, RecordKind,
@@ -279,6 +279,7 @@ impl Peer {
             max_open: established.welcome.limits.max_substreams,
             stats: Arc::new(LinkStats::default()),
             budget: Arc::new(MemoryBudget::new(64 << 20)),
+            congestion: Congestion::default(),
         };
         let (session, mut incoming, control, driver) = session(established.transport, config);
         let frozen = watch::Sender::new(false);

@@ -27,7 +27,7 @@ use super::{
     session::{Request, Requests, Shared},
     substream::Raw,
 };
-use crate::{Side, Transport, stats};
+use crate::{Side, Transport, stats, tuning::Tuning};
 
 /// Runs a session; its output is the end. Whoever awaits it owns the session: dropping it ends everything on it.
 pub struct Driver {
@@ -36,6 +36,7 @@ pub struct Driver {
     /// Gone once the session is over: that ends every stream.
     connection: Option<yamux::Connection<LayerIo>>,
     layer: Arc<Mutex<Layer>>,
+    tuning: Tuning,
     requests: Requests,
     opens: VecDeque<(OwnedSemaphorePermit, oneshot::Sender<Box<Raw>>)>,
     incoming: mpsc::Sender<Box<Raw>>,
@@ -79,11 +80,12 @@ pub fn session(transport: Transport, config: SessionConfig) -> (Session, Incomin
     let (incoming, accepted) = mpsc::channel(limits::MUX_STREAMS_MAX);
     let (inbox, control_inbox) = Control::channel();
     let begun = Instant::now();
-    let driver = Driver {
+    let mut driver = Driver {
         shared: Arc::clone(&shared),
         side: config.side,
         connection: Some(connection),
         layer,
+        tuning: Tuning::new(config.congestion),
         requests,
         opens: VecDeque::new(),
         incoming,
@@ -103,6 +105,7 @@ pub fn session(transport: Transport, config: SessionConfig) -> (Session, Incomin
         wake_at: Box::pin(sleep_until(begun)),
         closing: None,
     };
+    driver.follow_path();
     (Session::new(shared), Incoming(accepted), control_inbox, driver)
 }
 
@@ -401,6 +404,7 @@ impl Driver {
             }
         }
         if beat {
+            self.follow_path();
             self.turn(cx);
         }
         let mut wake_at = self.begun + self.liveness.next_deadline();
@@ -416,6 +420,12 @@ impl Driver {
         }
         if self.wake_at.as_mut().poll(cx).is_ready() {
             cx.waker().wake_by_ref();
+        }
+    }
+
+    fn follow_path(&mut self) {
+        if let Some(record) = self.layer.lock().tune(&mut self.tuning) {
+            self.shared.set_record_size(record);
         }
     }
 
@@ -462,7 +472,7 @@ fn mux_config() -> yamux::Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{MemoryBudget, Stats};
+    use crate::{Congestion, MemoryBudget, Stats};
     use reachback_wire::Open;
 
     #[tokio::test]
@@ -473,6 +483,7 @@ mod tests {
             max_open: 8,
             stats: Arc::new(Stats::default()),
             budget: Arc::new(MemoryBudget::new(1 << 20)),
+            congestion: Congestion::default(),
         };
         let (near, far) = Transport::memory_pair(4096);
         let (dialer, _incoming, _inbox, mut driver) = session(near, config(Side::Dialer));

@@ -28,7 +28,7 @@ use super::{
     session::Shared,
     slot::Slot,
 };
-use crate::{Transport, stats};
+use crate::{Transport, stats, tuning::Tuning};
 
 /// What the crate is given as its socket. The driver holds the other reference.
 pub(super) struct LayerIo(pub(super) Arc<Mutex<Layer>>);
@@ -88,6 +88,11 @@ impl Layer {
     /// Bytes received so far: the inbound clock of liveness.
     pub(super) fn received(&self) -> u64 {
         self.received
+    }
+
+    /// Lets the transport follow its path; see [`Tuning::follow`].
+    pub(super) fn tune(&self, tuning: &mut Tuning) -> Option<usize> {
+        tuning.follow(self.slot.transport()?)
     }
 
     /// Whether everything handed to the layer is with the transport, to the end of a frame.

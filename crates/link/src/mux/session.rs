@@ -14,7 +14,8 @@ use std::{
 
 use parking_lot::Mutex;
 use reachback_wire::{
-    Code, ControlMessage, FrameDecoder, FrameType, Open, Opened, Refusal, Stage, frame, limits, text,
+    Code, ControlMessage, FrameDecoder, FrameType, Open, Opened, Refusal, Stage, frame, limits,
+    record::RECORD_HEADER_LEN, text,
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
@@ -28,7 +29,7 @@ use super::{
     substream::{Outgoing, Raw},
 };
 use crate::{
-    Side,
+    Congestion, Side,
     memory::MemoryBudget,
     stats::{self, Stats},
 };
@@ -46,6 +47,8 @@ pub struct SessionConfig {
     pub stats: Arc<Stats>,
     /// The process's memory for what peers send.
     pub budget: Arc<MemoryBudget>,
+    /// Which congestion control the connection should have.
+    pub congestion: Congestion,
 }
 
 /// How alive the peer is.
@@ -76,6 +79,8 @@ pub(super) struct Shared {
     /// Substreams may be opened from now on.
     pub(super) stands: watch::Sender<bool>,
     rtt_us: AtomicU64,
+    /// Bytes that a record should have at most on this path.
+    record_size: AtomicUsize,
     requests: mpsc::Sender<Request>,
     /// A wish to end does not queue behind what can't be sent.
     closing: mpsc::Sender<SessionEnd>,
@@ -270,6 +275,7 @@ impl Shared {
             pulse: watch::Sender::new(Pulse::Opening),
             stands: watch::Sender::new(false),
             rtt_us: AtomicU64::new(0),
+            record_size: AtomicUsize::new(limits::RECORD_MAX),
             requests,
             closing,
             permits: Arc::new(Semaphore::new(config.max_open as usize)),
@@ -278,6 +284,15 @@ impl Shared {
             ended: CancellationToken::new(),
         };
         (Arc::new(shared), Requests { work, closing: close })
+    }
+
+    /// Bytes of payload that a record should have at most on this path.
+    pub(super) fn record_payload(&self) -> usize {
+        self.record_size.load(Ordering::Relaxed) - RECORD_HEADER_LEN
+    }
+
+    pub(super) fn set_record_size(&self, bytes: usize) {
+        self.record_size.store(bytes.clamp(limits::RECORD_SLOW, limits::RECORD_MAX), Ordering::Relaxed);
     }
 
     /// Ends the session for everyone who looks. The first reason stands.

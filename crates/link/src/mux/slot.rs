@@ -36,6 +36,11 @@ impl Slot {
         std::mem::replace(&mut self.transport, transport)
     }
 
+    /// The transport, if there is one.
+    pub(super) fn transport(&self) -> Option<&Transport> {
+        self.transport.as_ref()
+    }
+
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get(cx) {
             Some(transport) => transport.poll_readable(cx),

@@ -104,7 +104,8 @@ impl Substream {
     /// # Errors
     /// What ended the stream. Read on to learn the peer's reason: it may be behind data not yet read.
     pub async fn send(&mut self, kind: RecordKind, payload: &[u8]) -> Result<(), StreamEnd> {
-        let mut pieces = payload.chunks(limits::MAX_RECORD_PAYLOAD);
+        let size = if kind == RecordKind::Data { self.record_payload() } else { limits::MAX_RECORD_PAYLOAD };
+        let mut pieces = payload.chunks(size);
         let mut piece = pieces.next().unwrap_or_default();
         loop {
             poll_fn(|cx| self.poll_unsent(cx)).await?;
@@ -183,6 +184,12 @@ impl Substream {
         if self.sent_end { Poll::Pending } else { self.raw.poll_torn(cx) }
     }
 
+    /// Bytes of payload that a `Data` record sent here should have at most: what the path of its session carries while
+    /// something urgent can wait. Longer ones are sent as well.
+    pub fn record_payload(&self) -> usize {
+        self.raw.shared.record_payload()
+    }
+
     /// Whether both sides have ended it in order.
     pub fn is_finished(&self) -> bool {
         self.sent_end && self.received_end
@@ -253,23 +260,31 @@ impl Outgoing {
         Self { bytes, from: 0 }
     }
 
-    /// A `Data` record of what one read gives, the header in front of it in the same buffer, so nothing is copied.
-    /// `None` at the end of the pipe. Call it when the pipe is readable: it allocates.
+    /// A `Data` record of what one read of at most `most` bytes gives, the header in front of it in the same buffer, so
+    /// nothing is copied. `None` at the end of the pipe. Call it when the pipe is readable: it allocates.
     ///
     /// # Errors
     /// What the pipe says.
     pub fn poll_read_from<R: AsyncRead>(
         pipe: Pin<&mut R>,
         cx: &mut Context<'_>,
+        most: usize,
     ) -> Poll<io::Result<Option<Self>>> {
-        let mut bytes = BytesMut::with_capacity(limits::RECORD_MAX);
+        let most = most.min(limits::MAX_RECORD_PAYLOAD);
+        let mut bytes = BytesMut::with_capacity(record::RECORD_HEADER_LEN + most);
         bytes.extend_from_slice(&[0; record::RECORD_HEADER_LEN]);
         // The limit matters: an allocator may give more room than was asked for.
-        let mut room = bytes.limit(limits::MAX_RECORD_PAYLOAD);
+        let mut room = bytes.limit(most);
         let n = ready!(poll_read_buf(pipe, cx, &mut room))?;
         let mut bytes = room.into_inner();
         bytes[..record::RECORD_HEADER_LEN].copy_from_slice(&record::record_header(RecordKind::Data, n));
         Poll::Ready(Ok((n > 0).then_some(Self { bytes, from: 0 })))
+    }
+
+    /// The first byte of a record, which says its kind.
+    #[cfg(test)]
+    pub(crate) fn kind(&self) -> u8 {
+        self.bytes[0]
     }
 
     /// Bytes of payload, if this is a record.

@@ -12,8 +12,8 @@ pub mod bare;
 pub mod raw;
 
 use reachback_link::{
-    ControlInbox, Inbound, Incoming, MemoryBudget, Session, SessionConfig, SessionEnd, Side, Stats,
-    StreamEnd, Substream, Transport, session,
+    Congestion, ControlInbox, Inbound, Incoming, MemoryBudget, Session, SessionConfig, SessionEnd, Side,
+    Stats, StreamEnd, Substream, Transport, session,
 };
 use reachback_wire::{Open, Record, RecordKind, Target};
 use tokio::task::JoinHandle;
@@ -62,6 +62,7 @@ pub fn end_within(transport: Transport, side: Side, settings: &Settings, budget:
         max_open: settings.max_open,
         stats: Arc::clone(&stats),
         budget: Arc::clone(&budget),
+        congestion: Congestion::default(),
     };
     let (session, incoming, control, driver) = session(transport, config);
     End { session, incoming, control, stats, budget, driver: tokio::spawn(driver) }

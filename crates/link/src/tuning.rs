@@ -1,0 +1,169 @@
+//! How a session's socket follows its path.
+//!
+//! What is in the kernel's queue is in order, so a small answer waits behind all of it. How much that costs depends on
+//! the path: on a fast one the queue should hold enough to keep the line busy between two wake-ups, on a slow one the
+//! same bytes are a second of waiting. So the unsent bytes that the kernel may hold, and the size of one record, are
+//! what the path carries in 5 ms, measured by the kernel and looked at with every heartbeat.
+//!
+//! A long path that loses packets also wants another congestion control than a short one: BBR does not take a lost
+//! packet for a full line and keeps the queue at the narrowest place short, but costs a factor of two to three where
+//! the round trip is a fraction of a millisecond.
+
+use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
+
+use reachback_wire::limits;
+
+use crate::{Transport, tcp_info::Path};
+
+/// Which congestion control a session's TCP connection has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Congestion {
+    /// BBR where the round trip is 3 ms or longer and the kernel lets us, the kernel's own choice elsewhere.
+    #[default]
+    Auto,
+    /// The kernel's own choice.
+    Keep,
+    /// This one, if the kernel has it and lets us; else the kernel's own choice, and a warning.
+    Named(String),
+}
+
+impl FromStr for Congestion {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "keep" => Self::Keep,
+            name => Self::Named(name.to_owned()),
+        })
+    }
+}
+
+impl fmt::Display for Congestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Keep => f.write_str("keep"),
+            Self::Named(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What has been decided about one transport.
+pub(crate) struct Tuning {
+    congestion: Congestion,
+    decided: bool,
+    unsent: usize,
+}
+
+impl Tuning {
+    pub(crate) fn new(congestion: Congestion) -> Self {
+        Self { congestion, decided: false, unsent: limits::NOTSENT_LOWAT }
+    }
+
+    /// Looks at the path and sets what follows from it. Returns the bytes that one record should have at most, if that
+    /// is known by now.
+    pub(crate) fn follow(&mut self, transport: &Transport) -> Option<usize> {
+        let path = transport.path()?;
+        if let Some(name) = self.congestion_for(&path) {
+            let asked = matches!(self.congestion, Congestion::Named(_));
+            match transport.set_congestion(name) {
+                Err(error) if asked => {
+                    tracing::warn!(congestion = name, %error, "the kernel does not give this congestion control; \
+                        see /proc/sys/net/ipv4/tcp_allowed_congestion_control");
+                }
+                Err(error) => {
+                    tracing::debug!(congestion = name, %error, "the kernel's own congestion control stays")
+                }
+                Ok(()) => tracing::debug!(congestion = name, rtt = ?path.min_rtt, "congestion control"),
+            }
+            self.decided = true;
+        }
+        let rate = path.rate?;
+        let unsent = unsent(rate);
+        if unsent != self.unsent {
+            self.unsent = unsent;
+            transport.set_unsent_limit(unsent);
+        }
+        Some(record_size(rate))
+    }
+
+    /// The congestion control to be set now.
+    fn congestion_for(&self, path: &Path) -> Option<&str> {
+        match &self.congestion {
+            _ if self.decided => None,
+            Congestion::Auto if path.min_rtt >= limits::LONG_PATH => Some("bbr"),
+            Congestion::Auto | Congestion::Keep => None,
+            Congestion::Named(name) => Some(name),
+        }
+    }
+}
+
+/// What a path of this many bytes per second carries between two wake-ups.
+fn carried(rate: u64) -> usize {
+    let bytes = u128::from(rate) * WAKE_UP.as_micros() / 1_000_000;
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+fn unsent(rate: u64) -> usize {
+    carried(rate).clamp(limits::NOTSENT_LOWAT_MIN, limits::NOTSENT_LOWAT_MAX)
+}
+
+fn record_size(rate: u64) -> usize {
+    carried(rate).clamp(limits::RECORD_SLOW, limits::RECORD_MAX)
+}
+
+/// How long a busy process may take to come back to a socket.
+const WAKE_UP: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queues_and_records_follow_the_rate() {
+        // Mbit/s, unsent bytes in the kernel, bytes of a record.
+        for (megabits, queue, record) in [
+            (1, 16_384, 4_096),
+            (10, 16_384, 6_250),
+            (40, 25_000, 25_000),
+            (200, 125_000, 65_536),
+            (10_000, 262_144, 65_536),
+        ] {
+            let rate = megabits * 1_000_000 / 8;
+            assert_eq!((unsent(rate), record_size(rate)), (queue, record), "{megabits} Mbit/s");
+        }
+    }
+
+    #[test]
+    fn bbr_is_for_long_paths_unless_somebody_says_otherwise_and_is_set_once() {
+        let path = |ms| Path { min_rtt: Duration::from_millis(ms), rate: None };
+        let chosen = |text: &str, ms| {
+            Tuning::new(text.parse().unwrap()).congestion_for(&path(ms)).map(ToOwned::to_owned)
+        };
+        assert_eq!(chosen("auto", 2), None);
+        assert_eq!(chosen("auto", 3).as_deref(), Some("bbr"));
+        assert_eq!(chosen("keep", 300), None);
+        assert_eq!(chosen("vegas", 0).as_deref(), Some("vegas"));
+        let decided = Tuning { decided: true, ..Tuning::new(Congestion::Auto) };
+        assert_eq!(decided.congestion_for(&path(300)), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_is_decided_is_what_the_kernel_does() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) =
+            tokio::join!(tokio::net::TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (near, _far) = (Transport::from(near.unwrap()), far.unwrap());
+        // Reno is part of every kernel and always allowed.
+        let mut tuning = Tuning::new("reno".parse().unwrap());
+        assert_eq!(tuning.follow(&near), None, "nothing was sent yet, so the rate is unknown");
+        assert_eq!(near.congestion().unwrap(), "reno");
+        let mut impossible = Tuning::new("no-such-thing".parse().unwrap());
+        impossible.follow(&near);
+        assert_eq!(near.congestion().unwrap(), "reno");
+        near.set_unsent_limit(20_000);
+        assert_eq!(near.unsent_limit().unwrap(), 20_000);
+    }
+}
