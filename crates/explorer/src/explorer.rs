@@ -6,7 +6,7 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use reachback_link::{ListenAddress, LocalAddress, Net};
+use reachback_link::{ListenAddress, Listener, LocalAddress, Net, SocketError, SocketFile};
 use reachback_wire::Target;
 use tokio::{runtime::Handle, sync::watch, task::JoinSet};
 
@@ -18,7 +18,6 @@ use crate::{
     hub::Hub,
     listen::accept_loop,
     publish::Published,
-    socket::{self, SocketError, SocketFile},
     stats::Stats,
     view::{NodeView, NodesView},
     worker,
@@ -102,9 +101,9 @@ impl Explorer {
         }
         let mut socket = None;
         if let Some(wanted) = &config.socket {
-            let (listener, file) = socket::bind(wanted, config.socket_group).await?;
+            let (listener, file) = wanted.place(config.socket_group).bind().await?;
             addresses.socket = Some(wanted.path.clone());
-            listeners.push(listener);
+            listeners.push(Listener::unix(listener, wanted.path.clone()));
             socket = Some(file);
         }
         let mut published = Vec::new();

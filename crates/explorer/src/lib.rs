@@ -3,7 +3,7 @@
 //! Nodes and clients dial it; it dials nobody but nodes that have an address of their own. The way of a connection through this crate:
 //!
 //! ```text
-//! listen.rs / socket.rs   accepted, nothing else ──▶ worker.rs      becomes a task
+//! listen.rs               accepted, nothing else ──▶ worker.rs      becomes a task
 //! ingress.rs              which language? handshake; auth.rs admits; takeover.rs says who keeps the name
 //! connection.rs           the session's life: driver, inbound substreams
 //!   line.rs               a node's control ─▶ registry.rs (entry.rs: the rules) ─▶ events.rs
@@ -57,7 +57,6 @@ mod publish;
 mod raw;
 mod registry;
 mod route;
-mod socket;
 mod stats;
 mod strict;
 mod takeover;
@@ -70,6 +69,6 @@ pub use config::{ConfigError, DirectNode, ExplorerConfig, Framing, HeroCompat, P
 pub use entry::NodeState;
 pub use events::{Change, Watcher};
 pub use explorer::{Addresses, Explorer, StartError};
-pub use socket::SocketError;
+pub use reachback_link::SocketError;
 pub use stats::Stats;
 pub use view::{EndView, HealthView, NodeView, NodesView, ServiceView};

@@ -28,10 +28,6 @@ pub(crate) const LINGER: Duration = Duration::from_secs(1);
 /// What is read and thrown away meanwhile: the rest of a request of ordinary size.
 pub(crate) const LINGER_BYTES: usize = 64 * 1024;
 
-/// How long a socket file that is already there may take to accept a connection before it counts as alive, and a
-/// lock on its directory before it counts as stuck. Both take microseconds on a machine that is well.
-pub(crate) const SOCKET_PROBE: Duration = Duration::from_secs(1);
-
 // ---- The registry -------------------------------------------------------------------------------------
 
 /// Changes a follower may be behind before it is told to read everything: a restart of a whole fleet passes through

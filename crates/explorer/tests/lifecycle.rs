@@ -38,7 +38,7 @@ async fn the_unix_socket_speaks_the_tunnel_and_goes_with_the_explorer() {
     assert_eq!(established.welcome.explorer.as_ref(), "hub-1");
 
     match start_error(config.clone()).await {
-        StartError::Socket(SocketError::InUse(at)) => assert_eq!(at, path),
+        StartError::Socket(SocketError::InUse(place)) => assert_eq!(place.path, path),
         other => panic!("{other}"),
     }
     drop(established);

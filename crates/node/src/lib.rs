@@ -43,10 +43,11 @@ mod serve;
 
 pub use allow::{AllowDial, AllowDialError};
 pub use config::{ConfigError, NodeConfig};
-pub use control_socket::{ControlSocket, ControlSocketError};
+pub use control_socket::ControlSocket;
 pub use handler::{Handler, Visit};
 pub use limits::PROBE_EVERY;
 pub use node::{LineStatus, Node};
 pub use reachback_client::LineState;
+pub use reachback_link::SocketError;
 pub use service::{Endpoint, Framing, Probe, Service, ServiceError};
 pub use stats::Stats;

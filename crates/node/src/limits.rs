@@ -84,7 +84,3 @@ pub(crate) const CONTROL_VISITORS: usize = 16;
 
 /// How long a program on the control socket may say nothing, or not read: its place is needed by the next one.
 pub(crate) const CONTROL_IDLE: Duration = Duration::from_secs(60);
-
-/// How long making the control socket waits for another node that is doing the same, or for one that may be there to
-/// answer: both take moments.
-pub(crate) const CONTROL_LOCK: Duration = Duration::from_secs(1);

@@ -13,8 +13,8 @@ use std::{
 };
 
 use reachback_client::{Forward, NoStream, Random};
-use reachback_link::{Net, OpenError, RealNet};
-use reachback_node::{ControlSocket, ControlSocketError, LineState, Node, NodeConfig, Service};
+use reachback_link::{Net, OpenError, RealNet, SocketError};
+use reachback_node::{ControlSocket, LineState, Node, NodeConfig, Service};
 use reachback_wire::{
     Code, ControlMessage, HealthState, OpenKind, Record, RecordKind, Refusal, Services, Target,
 };
@@ -211,7 +211,7 @@ async fn the_socket_is_its_owners_alone_and_destroys_nothing() {
     assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
     assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
     let error = ControlSocket::bind(&path).await.unwrap_err();
-    assert!(matches!(error, ControlSocketError::InUse(_)), "{error}");
+    assert!(matches!(error, SocketError::InUse(_)), "{error}");
     // Another one that took the place is not removed with ours.
     fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
@@ -225,18 +225,18 @@ async fn the_socket_is_its_owners_alone_and_destroys_nothing() {
 
     fs::write(&path, "precious").unwrap();
     let error = ControlSocket::bind(&path).await.unwrap_err();
-    assert!(matches!(error, ControlSocketError::Occupied(_)), "{error}");
+    assert!(matches!(error, SocketError::Occupied { .. }), "{error}");
     assert_eq!(fs::read(&path).unwrap(), b"precious");
     fs::remove_file(&path).unwrap();
     symlink("/nowhere", &path).unwrap();
     let error = ControlSocket::bind(&path).await.unwrap_err();
-    assert!(matches!(error, ControlSocketError::Occupied(_)), "{error}");
+    assert!(matches!(error, SocketError::Occupied { .. }), "{error}");
 
     let open = directory.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
     let error = ControlSocket::bind(&open.join("node.sock")).await.unwrap_err();
-    assert!(matches!(error, ControlSocketError::OpenDirectory { .. }), "{error}");
+    assert!(matches!(error, SocketError::OpenDirectory { .. }), "{error}");
 }
 
 async fn next_health(peer: &mut Peer) -> Vec<(String, HealthState)> {
