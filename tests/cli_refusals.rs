@@ -394,6 +394,12 @@ fn what_can_go_wrong_with_a_node_and_its_services() {
         "error: any/rpc means several nodes; add --all to call each of them, or name one: NODE/SERVICE",
     );
 
+    // The explorer's own refusals have their codes here too, and what is mistyped is named.
+    let kick = run(&["call", "@explorer/api", "explorer.forget", "{\"id\": \"edge-7\"}"]);
+    says(refused(&kick, 77), "denied: edge-7 is online; only a node that is offline can be forgotten");
+    let mistyped = run(&["call", "@explorer/api", "explorer.node5"]);
+    assert!(refused(&mistyped, 1).contains("explorer.nodes"), "{}", mistyped.stderr);
+
     // The id is taken over by whoever comes later, and the one before is told.
     let later = home.start(&["node", "--id", "edge-7", "--explorer", &address, "--control-socket", "off"]);
     later.wait_for_line("edge-7 online", cli_support::SOON).unwrap();
@@ -405,6 +411,32 @@ fn what_can_go_wrong_with_a_node_and_its_services() {
         let offline = finished.stderr.starts_with("node_offline: ") && finished.status.code() == Some(69);
         if offline { Ok(()) } else { Err(finished.stderr) }
     });
+}
+
+/// A name that stands in the configuration is its owner's.
+#[test]
+fn an_id_that_is_taken() {
+    let home = Home::new();
+    let file = "id = \"hub-1\"\n[[node]]\nid = \"old-1\"\naddress = \"unix:///run/old.sock\"\n";
+    fs::write(home.path("explorer.toml"), file).unwrap();
+    let (_explorer, address) = home.explorer(&["--config", "explorer.toml"]);
+    let elsewhere = home.path("other.sock");
+    let _listener = UnixListener::bind(&elsewhere).unwrap();
+    let params = format!("{{\"node_id\": \"old-1\", \"address\": \"unix://{}\"}}", elsewhere.display());
+    // By the local socket, whose users may name their own sockets.
+    let beat = home.run(&["call", "@explorer/api", "explorer.heartbeat", &params]);
+    let stderr = refused(&beat, 77);
+    says(
+        stderr,
+        "id_taken: old-1 stands in the configuration with the address unix:///run/old.sock; change it there",
+    );
+
+    let called = home.run(&["call", "old-1/rpc", "m", "--explorer", &address]);
+    says(
+        refused(&called, 69),
+        "service_unreachable: old-1/rpc can't be connected at unix:///run/old.sock: No such file or directory (os error 2); \
+         is its server running there?",
+    );
 }
 
 /// What root may is more than a test of permissions can bear: it goes on as nobody.

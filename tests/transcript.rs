@@ -222,6 +222,22 @@ fn a_watch_redraws_on_a_terminal_and_prints_blocks_elsewhere() {
     assert!(!piped.tail().contains('\u{1b}'), "{}", piped.tail());
 }
 
+#[test]
+fn a_watch_counts_on_while_nothing_happens() {
+    let home = Home::new();
+    // No heartbeat comes in the time of this test, so nothing changes but the time.
+    let (_explorer, address) = home.explorer(&["--heartbeat", "60s"]);
+    let _edge_7 = home.node(&address, "edge-7", &["--control-socket", "off"]);
+    let mut terminal = Terminal::start(&home, &address, &["nodes", "--watch"].map(str::to_owned));
+    terminal.until("edge-7  online");
+    let first = terminal.text.clone();
+    let shown = |text: &str| (0..30).rev().find(|second| text.contains(&format!("online  {second} s ")));
+    let then = shown(&first).unwrap_or(0);
+    terminal.until(&format!("online  {} s ", then + 2));
+    terminal.interrupt();
+    assert!(terminal.ended().0.success());
+}
+
 /// A service that takes a JSON-RPC request a line and answers with its parameters.
 fn json_rpc(path: &std::path::Path) {
     let listener = UnixListener::bind(path).unwrap();

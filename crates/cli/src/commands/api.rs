@@ -90,10 +90,13 @@ pub(crate) fn refused(method: &str, error: CallError) -> Failure {
             format_args!("this explorer does not know {method}; it is of an older version than this program"),
         );
     }
-    match Code::ALL.iter().find(|known| i64::from(known.row().jsonrpc) == *code) {
-        Some(known) => Failure::coded(*known, message),
-        None => client::not_called(error),
-    }
+    own_refusal(*code, message).unwrap_or_else(|| client::not_called(error))
+}
+
+/// What an error of the API is as a refusal; none for errors of JSON-RPC itself.
+pub(crate) fn own_refusal(code: i64, message: &str) -> Option<Failure> {
+    let known = Code::ALL.iter().find(|known| i64::from(known.row().jsonrpc) == code)?;
+    Some(Failure::coded(*known, message))
 }
 
 /// JSON-RPC 2.0, section 5.1.

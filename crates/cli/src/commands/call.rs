@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Read};
 
 use futures::StreamExt;
 use reachback_client::{Answer, Call, CallError, Client, Selector, fan_out, resolve};
-use reachback_wire::limits::CALL_BODY_MAX;
+use reachback_wire::{Target, limits::CALL_BODY_MAX};
 use serde_json::Value;
 
 use crate::{
@@ -45,8 +45,9 @@ pub(crate) async fn run(
     let outcome = match (arguments.all, arguments.notify) {
         (true, _) => all(&session, &arguments.target, &call, output).await,
         (false, true) => {
+            let target = call.target().clone();
             let sent = session.result(&call.notification()).await;
-            sent.map(drop).map_err(|error| refused(error, output))
+            sent.map(drop).map_err(|error| refused(&target, error, output))
         }
         (false, false) => one(&session, &call, output).await,
     };
@@ -55,9 +56,10 @@ pub(crate) async fn run(
 }
 
 async fn one(session: &Client, call: &Call, output: Output) -> Result<(), Failure> {
-    let mut answers = session.send(call).await.map_err(|error| refused(error, output))?;
+    let refused = |error| refused(call.target(), error, output);
+    let mut answers = session.send(call).await.map_err(refused)?;
     while let Some(answer) = answers.next().await {
-        match answer.map_err(|error| refused(error, output))? {
+        match answer.map_err(refused)? {
             Answer::Item(item) => output.result(item)?,
             Answer::Result(result) => output.result(shown(&result))?,
         }
@@ -83,8 +85,14 @@ async fn all(session: &Client, selector: &Selector, call: &Call, output: Output)
     if failed { Err(Failure::said(Exit::Failed)) } else { Ok(()) }
 }
 
-/// What a service sent along with its error goes to stdout, where programs read.
-fn refused(error: CallError, output: Output) -> Failure {
+/// What a service sent along with its error goes to stdout, where programs read. The explorer's own refusals are those
+/// of every other command, with their codes.
+fn refused(target: &Target, error: CallError, output: Output) -> Failure {
+    if let (None, CallError::Service { code, message, .. }) = (target.node(), &error)
+        && let Some(refusal) = api::own_refusal(*code, message)
+    {
+        return refusal;
+    }
     if let CallError::Service { data: Some(data), .. } = &error
         && let Err(failure) = output.result(shown(data))
     {

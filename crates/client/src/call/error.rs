@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use reachback_link::{OpenError, StreamEnd};
-use reachback_wire::{Code, Refusal};
+use reachback_wire::{Code, Delivered, Refusal};
 use serde_json::Value;
 
 /// Why a call has no result.
@@ -34,7 +34,7 @@ pub enum CallError {
     #[error("no answer within {0:?}; whether the call was carried out is unknown")]
     Timeout(Duration),
     /// The stream ended before the answer was whole. Whether the call happened is unknown.
-    #[error("{message}; whether the call was carried out is unknown")]
+    #[error("{message}{}", doubt(*code))]
     Broken {
         /// `reset`, `lost`, or what the other end said.
         code: Code,
@@ -99,7 +99,34 @@ impl From<StreamEnd> for CallError {
     fn from(end: StreamEnd) -> Self {
         match end {
             StreamEnd::Finished => Self::Garbled("it ended before it was whole".into()),
+            // The code is a field of its own, and what was said is the sentence.
+            StreamEnd::Reset { code, text } if !text.is_empty() => Self::Broken { code, message: text },
             other => Self::Broken { code: other.code(), message: other.to_string() },
         }
+    }
+}
+
+/// What the sentence leaves open. A code that only what was not delivered ends with leaves nothing open.
+fn doubt(code: Code) -> &'static str {
+    match code.row().delivered {
+        Delivered::Maybe => "; whether the call was carried out is unknown",
+        Delivered::No | Delivered::Yes => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reset_is_told_in_its_own_words_and_with_no_more_doubt_than_there_is() {
+        let told =
+            |code, text: &str| CallError::from(StreamEnd::Reset { code, text: text.into() }).to_string();
+        assert_eq!(told(Code::ServiceUnreachable, "nobody listens there"), "nobody listens there");
+        assert_eq!(
+            told(Code::BadFrame, "that is no HTTP"),
+            "that is no HTTP; whether the call was carried out is unknown"
+        );
+        assert!(told(Code::Internal, "").contains("internal"), "no sentence: the code is one");
     }
 }
