@@ -132,6 +132,9 @@ impl Router {
 
     /// Waits while the node's only session is being set up, not beyond `deadline`.
     async fn arrive(&self, node: &NodeId, deadline: Instant) {
+        if !matches!(self.registry.locate(node), Located::Arriving) {
+            return;
+        }
         let mut changes = self.registry.watch();
         let arriving = async {
             while matches!(self.registry.locate(node), Located::Arriving) && changes.next().await.is_some() {}
