@@ -397,7 +397,7 @@ fn many_fast_calls_pass_a_slow_one_on_the_same_node() {
             let early = waiting.is_finished();
             gate.is_open.store(true, SeqCst);
             assert!(passed.iter().all(Result::is_ok), "{framing}: fast calls waited for a slow one");
-            assert!(!early, "{framing}: the slow call was not slow");
+            assert!(!early, "{framing}: the fast calls were through only when the slow one had ended");
             let answer = waiting.join().unwrap();
             let expected = Outcome::Answer(answer_to(&slow.replacen("vm.slow", "vm.list", 1)));
             assert!(answer == expected, "{framing}: {answer:?}");
