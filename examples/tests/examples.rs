@@ -4,7 +4,9 @@
 
 use std::{process::Stdio, sync::Arc, time::Duration};
 
-use reachback_client::{CallError, Client, ClientOptions, NoStream, Random, Reconnecting, call};
+use reachback_client::{
+    Answer, Call, CallError, Client, ClientOptions, NoStream, Random, Reconnecting, call,
+};
 use reachback_explorer::{Explorer, ExplorerConfig, NodeState};
 use reachback_link::{OpenError, RealNet};
 use reachback_node::{Node, NodeConfig, Service, Visit};
@@ -79,6 +81,48 @@ async fn an_embedded_service_is_reached_by_the_program_that_opens_a_stream() {
 
     embed.kill().await.unwrap();
     node_is(&explorer, "embedded", NodeState::Offline).await;
+    within("the explorer's end", explorer.shutdown()).await;
+}
+
+#[tokio::test]
+async fn a_function_of_a_program_answers_calls_and_streams_what_it_finds() {
+    let (explorer, address) = explorer().await;
+    let mut program =
+        Command::new(env!("CARGO_BIN_EXE_answer")).arg(&address).kill_on_drop(true).spawn().unwrap();
+    node_is(&explorer, "embedded", NodeState::Online).await;
+    let options = ClientOptions::new("ann".parse().unwrap(), Random::system()).unwrap();
+    let client = Client::connect(Arc::new(RealNet), &address.parse().unwrap(), options).await.unwrap();
+    let call = |method: &str, params| Call::new("embedded/math".parse().unwrap(), method, params, PATIENCE);
+
+    assert_eq!(client.result(&call("add", json!([1, 2, 39]))).await.unwrap(), json!(42));
+    for (method, params, number) in
+        [("add", json!(["x"]), -32602), ("add", json!([i64::MAX, 1]), 1), ("subtract", json!([]), -32601)]
+    {
+        let error = client.result(&call(method, params)).await.unwrap_err();
+        assert!(matches!(error, CallError::Service { code, .. } if code == number), "{method}: {error}");
+    }
+    let notification = call("add", json!([1])).notification();
+    assert_eq!(client.result(&notification).await.unwrap(), json!(null));
+
+    let below = |n: u32| call("primes", json!({ "below": n }));
+    let mut answers = client.send(&below(20).streaming()).await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(answer) = within("an answer", answers.next()).await {
+        seen.push(answer.unwrap());
+    }
+    let mut expected: Vec<_> = [2, 3, 5, 7, 11, 13, 17, 19].map(|n| Answer::Item(json!(n))).into();
+    expected.push(Answer::Result(json!({"found": 8})));
+    assert_eq!(seen, expected);
+    assert_eq!(client.result(&below(20)).await.unwrap(), json!({"found": 8}), "items only if asked for");
+
+    // One that would take for ever is searched no further than somebody listens.
+    let mut endless = client.send(&below(u32::MAX).streaming()).await.unwrap();
+    assert_eq!(within("the first", endless.next()).await.unwrap().unwrap(), Answer::Item(json!(2)));
+    drop(endless);
+    assert_eq!(client.result(&call("add", json!([1]))).await.unwrap(), json!(1));
+
+    program.kill().await.unwrap();
+    client.close().await;
     within("the explorer's end", explorer.shutdown()).await;
 }
 

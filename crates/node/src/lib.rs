@@ -12,7 +12,7 @@
 //! allow.rs     … or a host behind the node, if that is allowed
 //! dial.rs      connect to it, with a reason when that fails ─▶ link's splice
 //! handler.rs   or call the function that is the service
-//! call/        or, for a call, speak the service's own framing
+//! call/        or, for a call, speak the service's own framing, or call a function (rpc.rs)
 //!
 //! caller.rs    the lines, for what listens on this machine (forwarded ports)
 //! control_socket.rs, local.rs   what this machine asks the node: status, expose, unexpose
@@ -25,6 +25,7 @@ pub mod config;
 pub mod control_socket;
 pub mod handler;
 pub mod node;
+pub mod rpc;
 pub mod service;
 pub mod stats;
 
@@ -49,5 +50,6 @@ pub use limits::PROBE_EVERY;
 pub use node::{LineStatus, Node};
 pub use reachback_client::LineState;
 pub use reachback_link::SocketError;
+pub use rpc::{CallHandler, Invocation, RpcError};
 pub use service::{Endpoint, Framing, Probe, Service, ServiceError};
 pub use stats::Stats;

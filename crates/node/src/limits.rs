@@ -24,6 +24,9 @@ pub(crate) const CALL_READ: usize = limits::RECORD_MAX;
 /// read what lies in its socket, and nobody waits.
 pub(crate) const NOTIFICATION_LINGER: Duration = Duration::from_secs(1);
 
+/// Bytes of a method's name that are repeated to whoever asked for one that is not there.
+pub(crate) const METHOD_SHOWN: usize = 64;
+
 /// Requests in one batch. Each costs some words of bookkeeping, whatever its size; a longer batch is a file.
 pub(crate) const BATCH_MAX: usize = 10_000;
 

@@ -102,6 +102,9 @@ impl Desk {
             Endpoint::Handler(handler) => {
                 self.visit_handler(inbound, open.caller, name, handler.as_ref()).await
             }
+            Endpoint::Calls(handler) => {
+                call::function::serve(&self, inbound, &open, name, handler.as_ref()).await
+            }
         };
         self.note(name, outcome);
     }
@@ -155,16 +158,18 @@ impl Desk {
         let Some(declared) = self.catalogue.find(name) else {
             return refuse(Code::ServiceNotFound, self.not_declared(name));
         };
-        match open.kind {
-            OpenKind::Stream => Ok(Admitted::Service(declared)),
-            OpenKind::Call => match declared.service.endpoint() {
-                Endpoint::Address(_) => Ok(Admitted::Service(declared)),
-                Endpoint::Handler(_) => refuse(
-                    Code::ServiceNotFound,
-                    format!("{}/{name} takes streams, not calls; reach it with connect or forward", self.id),
-                ),
-            },
-            OpenKind::Control => refuse(Code::BadFrame, "control is opened by the dialer, once".into()),
+        let here = format!("{}/{name}", self.id);
+        match (open.kind, declared.service.endpoint()) {
+            (OpenKind::Control, _) => refuse(Code::BadFrame, "control is opened by the dialer, once".into()),
+            (OpenKind::Call, Endpoint::Handler(_)) => refuse(
+                Code::ServiceNotFound,
+                format!("{here} takes streams, not calls; reach it with connect or forward"),
+            ),
+            (OpenKind::Stream, Endpoint::Calls(_)) => refuse(
+                Code::ServiceNotFound,
+                format!("{here} takes calls, not streams; reach it with: reachback call {here} METHOD"),
+            ),
+            (OpenKind::Stream | OpenKind::Call, _) => Ok(Admitted::Service(declared)),
         }
     }
 

@@ -9,7 +9,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use reachback_link::Address;
 use reachback_wire::{ServiceName, nearest, text::sanitize};
 
-use crate::handler::Handler;
+use crate::{handler::Handler, rpc::CallHandler};
 
 /// A service that others may reach through this node. Only declared services can be reached.
 #[derive(Debug, Clone)]
@@ -34,6 +34,8 @@ pub enum Endpoint {
     Address(Address),
     /// A function of the embedding program, called once per stream.
     Handler(Arc<dyn Handler>),
+    /// A function of the embedding program that answers calls and takes no streams.
+    Calls(Arc<dyn CallHandler>),
 }
 
 /// How one call is told from the next on a connection to the service. Streams don't need it.
@@ -71,13 +73,22 @@ impl Service {
         Self { name, endpoint, framing: None, path: None, probe: None }
     }
 
-    /// A service that is a function of this program; see [`Handler`].
+    /// A service that is a function of this program and takes streams; see [`Handler`].
     ///
     /// # Errors
     /// The name breaks the grammar of service names.
     pub fn handler(name: &str, handler: impl Handler) -> Result<Self, ServiceError> {
         let name = name.parse().map_err(|error| ServiceError::new(name, error))?;
         Ok(Self::new(name, Endpoint::Handler(Arc::new(handler))))
+    }
+
+    /// A service that is a function of this program and answers calls; see [`CallHandler`].
+    ///
+    /// # Errors
+    /// The name breaks the grammar of service names.
+    pub fn calls(name: &str, handler: impl CallHandler) -> Result<Self, ServiceError> {
+        let name = name.parse().map_err(|error| ServiceError::new(name, error))?;
+        Ok(Self::new(name, Endpoint::Calls(Arc::new(handler))))
     }
 
     /// Reads `NAME=ADDRESS[,key=value…]`, as in `ssh=22` or `rpc=/run/app/rpc.sock,framing=http`. ADDRESS is
@@ -232,6 +243,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Address(address) => address.fmt(f),
             Self::Handler(_) => f.write_str("a handler of this program"),
+            Self::Calls(_) => f.write_str("a function of this program"),
         }
     }
 }

@@ -10,10 +10,12 @@
 //! http.rs      one POST on a connection of its own         items.rs     event streams and JSON lines
 //! raw.rs       a connection of its own, JSON until it is complete       scan.rs      where a JSON text ends
 //! lines.rs     one connection for all calls                envelope.rs  ids found, exchanged, restored
+//! function.rs  no connection: a function of this program (crate::rpc)
 //! ```
 
 mod answer;
 mod envelope;
+pub(crate) mod function;
 mod http;
 mod items;
 mod lines;
@@ -24,10 +26,10 @@ mod scan;
 use std::{sync::Arc, time::Duration};
 
 use reachback_link::{Address, Inbound, StreamEnd, Substream, Transport};
-use reachback_wire::{Code, Open, Refusal, limits as wire_limits};
+use reachback_wire::{Code, Open, Refusal, ServiceName, limits as wire_limits};
 use tokio::{
     sync::Semaphore,
-    time::{Instant, timeout_at},
+    time::{Instant, error::Elapsed, timeout_at},
 };
 
 pub(crate) use self::lines::Lines;
@@ -105,12 +107,10 @@ pub(crate) async fn serve(
     declared: &Declared,
     address: &Address,
 ) -> Result<(), Visited> {
-    let begun = Instant::now();
-    let allowed = open.deadline().unwrap_or(wire_limits::OPEN_TIMEOUT).min(limits::CALL_DEADLINE_MAX);
-    let deadline = begun + allowed;
+    let time = Time::of(open);
     let reach = Reach { desk, declared, address };
     let connecting = async {
-        let until = begun + dial_time(open.deadline_ms);
+        let until = time.begun + dial_time(open.deadline_ms);
         Ok(match declared.service.framing() {
             Some(Framing::Lines) => Way::Lines(declared.lines.connect(reach, until).await?),
             Some(Framing::Raw) => Way::Raw(reach.dial(until).await?),
@@ -119,7 +119,39 @@ pub(crate) async fn serve(
     };
     let (mut substream, way) = inbound.answer(connecting).await?;
     count(&desk.stats.calls_served);
-    let outcome = timeout_at(deadline, exchange(reach, way, deadline, &mut substream)).await;
+    let outcome = time.limit(exchange(reach, way, time.deadline, &mut substream)).await;
+    conclude(desk, declared.service.name(), time, substream, outcome)
+}
+
+/// How long a call may take.
+#[derive(Clone, Copy)]
+struct Time {
+    begun: Instant,
+    allowed: Duration,
+    deadline: Instant,
+}
+
+impl Time {
+    /// From now on, as long as its opener says.
+    fn of(open: &Open) -> Self {
+        let begun = Instant::now();
+        let allowed = open.deadline().unwrap_or(wire_limits::OPEN_TIMEOUT).min(limits::CALL_DEADLINE_MAX);
+        Self { begun, allowed, deadline: begun + allowed }
+    }
+
+    async fn limit<T>(self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
+        timeout_at(self.deadline, work).await
+    }
+}
+
+/// Tells the caller how its call ended, unless it has been told by an answer.
+fn conclude(
+    desk: &Desk,
+    service: &ServiceName,
+    time: Time,
+    substream: Substream,
+    outcome: Result<Result<(), Trouble>, Elapsed>,
+) -> Result<(), Visited> {
     let (code, text) = match outcome {
         Ok(Ok(())) => {
             count(&desk.stats.calls_answered);
@@ -129,9 +161,8 @@ pub(crate) async fn serve(
             return Err(Visited::Broken(format!("the caller went away: {end}")));
         }
         Ok(Err(Trouble::Failed(code, text))) => (code, text),
-        Err(_) => {
-            let text =
-                format!("service {} did not answer within {}", declared.service.name(), spoken(allowed));
+        Err(Elapsed { .. }) => {
+            let text = format!("service {service} did not answer within {}", spoken(time.allowed));
             (Code::Timeout, text)
         }
     };

@@ -4,6 +4,7 @@
 #[path = "../../../client/tests/support/mod.rs"]
 mod support;
 
+mod function;
 mod http;
 mod lines;
 mod raw;
