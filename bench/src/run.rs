@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    env, io,
     net::{Ipv4Addr, SocketAddr},
     process,
 };
@@ -122,7 +122,8 @@ fn loopback(
     say: &mut dyn FnMut(&str),
 ) -> io::Result<()> {
     let here = Side::loopback();
-    let mut backend = Backend::start(&here, SocketAddr::from((Ipv4Addr::LOCALHOST, SERVICE)))?;
+    let mut backend =
+        Backend::start(&env::current_exe()?, &here, SocketAddr::from((Ipv4Addr::LOCALHOST, SERVICE)))?;
     for repetition in 0..settings.repetitions {
         let mut order: Vec<Peer> =
             peers.iter().copied().filter(|peer| repetition < plan.repetitions(*peer, settings)).collect();
@@ -151,7 +152,11 @@ fn links(tools: &Tools, peers: &[Peer], results: &mut Results, say: &mut dyn FnM
             say(&format!("{}: {peer}", kind.title));
             let measured = Link::new(kind).and_then(|link| {
                 let (hub, edge) = (link.hub(), link.edge());
-                let mut backend = Backend::start(edge, SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVICE)))?;
+                let mut backend = Backend::start(
+                    &env::current_exe()?,
+                    edge,
+                    SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVICE)),
+                )?;
                 let tunnel = Tunnel::start(peer, tools, hub, edge)?;
                 hub.within(|| Suite::new(&tunnel, &mut backend, &settings, [hub, edge]).long_link())
             });

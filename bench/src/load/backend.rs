@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{self, BufRead, BufReader, Write},
     net::SocketAddr,
+    path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
 };
 
@@ -16,27 +17,32 @@ pub struct Backend {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    address: SocketAddr,
 }
 
 impl Backend {
-    /// Starts this very program as `serve` on one side of the link, and waits until it listens.
+    /// Starts `program` (`bench` or `fleet`) as `serve` on one side of the link, and waits until it listens.
     ///
     /// # Errors
     /// When it can't be started or can't have its address.
-    pub fn start(side: &Side, listen: SocketAddr) -> io::Result<Self> {
-        let program = std::env::current_exe()?;
-        let mut command: Command = side.command(&program);
+    pub fn start(program: &Path, side: &Side, listen: SocketAddr) -> io::Result<Self> {
+        let mut command: Command = side.command(program);
         command.args(["serve", "--listen", &listen.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = sys::tie_to_this_thread(&mut command).spawn()?;
         let gone = || io::Error::other("the service closed its pipes");
         let input = child.stdin.take().ok_or_else(gone)?;
         let output = BufReader::new(child.stdout.take().ok_or_else(gone)?);
-        let mut backend = Self { child, input, output };
+        let mut backend = Self { child, input, output, address: listen };
         let line = backend.line()?;
-        if line != READY {
-            return Err(io::Error::other(format!("the service on {listen} said {line:?}")));
-        }
+        let address = line.strip_prefix(READY).and_then(|address| address.trim().parse().ok());
+        backend.address =
+            address.ok_or_else(|| io::Error::other(format!("the service on {listen} said {line:?}")))?;
         Ok(backend)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Bytes that each sink has read so far, by its number.

@@ -40,8 +40,8 @@ enum Job {
     Source,
 }
 
-/// Serves on `listen` until standard input ends. Says [`READY`] on standard output, and answers each line [`SNAPSHOT`]
-/// with one line of JSON: bytes read by sink.
+/// Serves on `listen` until standard input ends. Says [`READY`] and its address on standard output, and answers each line
+/// [`SNAPSHOT`] with one line of JSON: bytes read by sink.
 ///
 /// # Errors
 /// When the address can't be had.
@@ -55,6 +55,7 @@ pub fn serve(listen: SocketAddr) -> io::Result<()> {
         socket.bind(listen)?;
         socket.listen(BACKLOG)
     })?;
+    let address = listener.local_addr()?;
     let counters = sinks.clone();
     thread::Builder::new()
         .name("small".into())
@@ -65,7 +66,7 @@ pub fn serve(listen: SocketAddr) -> io::Result<()> {
         .spawn(move || heavy.block_on(LocalSet::new().run_until(carry(jobs))))?;
 
     let mut out = io::stdout();
-    writeln!(out, "{READY}")?;
+    writeln!(out, "{READY} {address}")?;
     for line in io::stdin().lock().lines() {
         if line? == SNAPSHOT {
             let read: BTreeMap<u32, u64> =

@@ -179,3 +179,49 @@ pub fn describe(better: Better, limits: &[Limit]) -> String {
     };
     limits.iter().map(one).collect::<Vec<_>>().join(" and ")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn judge(figure: &str, results: &Results) -> Verdict {
+        all().into_iter().find(|bar| bar.key() == figure).unwrap().judge(results)
+    }
+
+    #[test]
+    fn a_rate_is_judged_beside_every_peer_that_its_limits_name() {
+        let figure = "bulk8.up.MBps";
+        let reached = |ours, socat| {
+            let results = Results::of(&[
+                ("reachback", figure, ours),
+                (RATHOLE, figure, 1000.0),
+                (SOCAT, figure, socat),
+            ]);
+            let verdict = judge(figure, &results);
+            (verdict.first, verdict.goal)
+        };
+        assert_eq!(reached(1100.0, 2000.0), (Some(false), Some(false)));
+        assert_eq!(reached(1200.0, 2000.0), (Some(true), Some(false)));
+        assert_eq!(reached(1700.0, 2000.0), (Some(true), Some(true)));
+        assert_eq!(reached(1700.0, 2100.0), (Some(true), Some(false)), "1.7 x rathole, 0.81 x socat2");
+    }
+
+    #[test]
+    fn less_latency_is_better_and_what_is_missing_is_not_judged() {
+        let figure = "lat.p50_us";
+        let verdict = judge(figure, &Results::of(&[("reachback", figure, 101.0), (RATHOLE, figure, 100.0)]));
+        assert_eq!((verdict.first, verdict.ratios), (Some(false), vec![(RATHOLE, 1.01)]));
+        let verdict = judge(figure, &Results::of(&[("reachback", figure, 70.0), (RATHOLE, figure, 100.0)]));
+        assert_eq!((verdict.first, verdict.goal), (Some(true), Some(true)));
+        let verdict = judge(figure, &Results::of(&[("reachback", figure, 70.0)]));
+        assert_eq!((verdict.first, verdict.goal), (None, None));
+    }
+
+    #[test]
+    fn every_bar_has_a_key_of_its_own() {
+        let keys: BTreeSet<String> = all().iter().map(Bar::key).collect();
+        assert_eq!(keys.len(), all().len());
+    }
+}

@@ -271,6 +271,27 @@ mod tests {
     }
 
     #[test]
+    fn a_missed_bar_asks_for_its_sentence_and_shows_it() {
+        let results = Results::of(&[("reachback", "lat.p50_us", 200.0), ("rathole", "lat.p50_us", 100.0)]);
+        let nobody = Explanations::new();
+        assert_eq!(unexplained(&results, &nobody), ["lat.p50_us"]);
+        assert!(page(&results, &nobody).contains("nobody has explained this yet"));
+        let said = Explanations::from([("lat.p50_us".to_owned(), "Two hops more.".to_owned())]);
+        assert_eq!(unexplained(&results, &said), Vec::<String>::new());
+        let page = page(&results, &said);
+        assert!(page.contains("(`lat.p50_us`): Two hops more."), "{page}");
+        assert!(!page.contains("nobody has explained"), "{page}");
+    }
+
+    #[test]
+    fn a_busy_machine_is_said_above_everything() {
+        let mut results = Results::of(&[]);
+        assert!(!page(&results, &Explanations::new()).contains("was busy"));
+        results.foreign_cores = 1.3;
+        assert!(page(&results, &Explanations::new()).contains("was busy"));
+    }
+
+    #[test]
     fn a_sentence_about_no_bar_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("explanations.toml");

@@ -85,56 +85,32 @@ const fn watched(figure: &'static str, better: Better, noise: f64) -> Watched {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::suite::Settings;
-
-    fn results(figures: &[(&str, &str, f64)]) -> Results {
-        let mut results = Results {
-            date: String::new(),
-            commit: String::new(),
-            machine: String::new(),
-            quick: true,
-            foreign_cores: 0.0,
-            settings: Settings { window_s: 1.0, warmup_s: 1.0, repetitions: 1, idle: Vec::new() },
-            versions: BTreeMap::new(),
-            loopback: BTreeMap::new(),
-            links: BTreeMap::new(),
-            congestion: BTreeMap::new(),
-            fleet: None,
-            not_measured: BTreeMap::new(),
-        };
-        for (peer, figure, value) in figures {
-            let row = results.loopback.entry((*peer).to_owned()).or_default();
-            row.entry((*figure).to_owned()).or_default().push(*value);
-        }
-        results
-    }
 
     #[test]
     fn a_slower_machine_is_no_regression_and_a_slower_product_is() {
-        let before = results(&[("reachback", "bulk8.up.MBps", 1500.0), ("rathole", "bulk8.up.MBps", 1000.0)]);
+        let before =
+            Results::of(&[("reachback", "bulk8.up.MBps", 1500.0), ("rathole", "bulk8.up.MBps", 1000.0)]);
         let slow_machine =
-            results(&[("reachback", "bulk8.up.MBps", 150.0), ("rathole", "bulk8.up.MBps", 100.0)]);
+            Results::of(&[("reachback", "bulk8.up.MBps", 150.0), ("rathole", "bulk8.up.MBps", 100.0)]);
         assert!(!compare(&before, &slow_machine)[0].worse);
         let slow_product =
-            results(&[("reachback", "bulk8.up.MBps", 1000.0), ("rathole", "bulk8.up.MBps", 1000.0)]);
+            Results::of(&[("reachback", "bulk8.up.MBps", 1000.0), ("rathole", "bulk8.up.MBps", 1000.0)]);
         assert!(compare(&before, &slow_product)[0].worse);
         assert!(!compare(&slow_product, &before)[0].worse, "faster is not worse");
     }
 
     #[test]
     fn less_is_better_for_latencies() {
-        let before = results(&[("reachback", "lat.p50_us", 100.0), ("rathole", "lat.p50_us", 100.0)]);
-        let now = results(&[("reachback", "lat.p50_us", 200.0), ("rathole", "lat.p50_us", 100.0)]);
+        let before = Results::of(&[("reachback", "lat.p50_us", 100.0), ("rathole", "lat.p50_us", 100.0)]);
+        let now = Results::of(&[("reachback", "lat.p50_us", 200.0), ("rathole", "lat.p50_us", 100.0)]);
         assert!(compare(&before, &now)[0].worse);
         assert!(!compare(&now, &before)[0].worse);
     }
 
     #[test]
     fn what_one_of_the_runs_lacks_is_not_compared() {
-        let before = results(&[("reachback", "lat.p50_us", 100.0)]);
+        let before = Results::of(&[("reachback", "lat.p50_us", 100.0)]);
         assert_eq!(compare(&before, &before), []);
     }
 }

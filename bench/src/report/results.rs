@@ -132,3 +132,51 @@ fn absorb(
         congestion.insert(peer.to_owned(), used);
     }
 }
+
+#[cfg(test)]
+impl Results {
+    /// Results with these figures of loopback (tunnel, figure, value) and nothing else.
+    pub(crate) fn of(figures: &[(&str, &str, f64)]) -> Self {
+        let mut results = Self {
+            date: "2026-01-01T00:00:00Z".into(),
+            commit: "none".into(),
+            machine: "none".into(),
+            quick: false,
+            foreign_cores: 0.0,
+            settings: Settings { window_s: 1.0, warmup_s: 1.0, repetitions: 1, idle: Vec::new() },
+            versions: BTreeMap::new(),
+            loopback: BTreeMap::new(),
+            links: BTreeMap::new(),
+            congestion: BTreeMap::new(),
+            fleet: None,
+            not_measured: BTreeMap::new(),
+        };
+        for (peer, figure, value) in figures {
+            let row = results.loopback.entry((*peer).to_owned()).or_default();
+            row.entry((*figure).to_owned()).or_default().push(*value);
+        }
+        results
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_is_read_back_and_what_has_no_value_is_left_out() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("below").join("results.json");
+        let mut results = Results::of(&[("reachback", "lat.p50_us", 50.0)]);
+        let mut measured = Measured::default();
+        measured.figures.insert("lat.p50_us".into(), 70.0);
+        measured.figures.insert("bulk1.up.cpu_s_per_GB".into(), f64::INFINITY);
+        measured.failed.insert("bulk1.up".into(), "the tunnel ended".into());
+        results.add("reachback", measured);
+        results.write(&path).unwrap();
+        let read = Results::read(&path).unwrap();
+        assert_eq!(read.loopback["reachback"]["lat.p50_us"], [50.0, 70.0]);
+        assert!(!read.loopback["reachback"].contains_key("bulk1.up.cpu_s_per_GB"));
+        assert_eq!(read.not_measured["loopback: bulk1.up of reachback"], "the tunnel ended");
+    }
+}
