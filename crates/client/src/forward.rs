@@ -6,7 +6,7 @@
 //! reset, which a program sees as an error and not as an empty answer. A forward that was told to wait stays open
 //! instead and keeps visitors until the node is back, for that long.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use reachback_link::{
     Accepted, ListenAddress, Listener, LocalAddress, Net, Substream, accept::pause_after, splice,
@@ -52,7 +52,9 @@ impl Forward {
         let local = listener.local();
         let stop = CancellationToken::new();
         let (tell, listening) = watch::channel(true);
-        let door = Door { net, on: same_again(on, &local), listener: Some(listener), tell };
+        let on = same_again(on, &local);
+        let open = Some((listener, SocketFile::of(&on)));
+        let door = Door { net, on, open, tell };
         let mut tasks = JoinSet::new();
         tasks.spawn(run(door, uplink, target, wait, stop.clone()));
         Ok(Self { local, listening, stop, tasks })
@@ -88,18 +90,41 @@ impl Forward {
 struct Door {
     net: Arc<dyn Net>,
     on: ListenAddress,
-    listener: Option<Listener>,
+    open: Option<(Listener, SocketFile)>,
     tell: watch::Sender<bool>,
+}
+
+/// A Unix socket's file, if that is what it is: it goes when the listener does, or nobody could listen there again.
+pub(crate) struct SocketFile(Option<PathBuf>);
+
+impl SocketFile {
+    /// Where a listener has just been bound.
+    pub(crate) fn of(on: &ListenAddress) -> Self {
+        match on {
+            ListenAddress::Unix(path) => Self(Some(path.clone())),
+            ListenAddress::Tcp { .. } => Self(None),
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            tracing::warn!(path = %path.display(), %error, "the socket file could not be removed");
+        }
+    }
 }
 
 impl Door {
     /// Opens it, trying again while somebody else has the place.
     async fn open(&mut self) {
         let mut said = false;
-        while self.listener.is_none() {
+        while self.open.is_none() {
             match self.net.listen(&self.on).await {
                 Ok(listener) => {
-                    self.listener = Some(listener);
+                    self.open = Some((listener, SocketFile::of(&self.on)));
                     self.tell.send_replace(true);
                 }
                 Err(error) => {
@@ -114,25 +139,20 @@ impl Door {
     }
 
     fn close(&mut self) {
-        if self.listener.take().is_none() {
+        if self.open.take().is_none() {
             return;
-        }
-        if let ListenAddress::Unix(path) = &self.on
-            && let Err(error) = std::fs::remove_file(path)
-        {
-            tracing::warn!(path = %path.display(), %error, "the socket file could not be removed");
         }
         self.tell.send_replace(false);
     }
 
     /// What happens next at the door: it opens, if it should be open and is not, or a visitor comes, if there is room.
     async fn next(&mut self, wanted: bool, room: bool) -> Event {
-        if wanted && self.listener.is_none() {
+        if wanted && self.open.is_none() {
             self.open().await;
             return Event::Opened;
         }
-        match &mut self.listener {
-            Some(listener) if room => Event::Visitor(listener.accept().await),
+        match &mut self.open {
+            Some((listener, _)) if room => Event::Visitor(listener.accept().await),
             _ => std::future::pending().await,
         }
     }
@@ -156,7 +176,7 @@ async fn run(
     let mut visitors = JoinSet::new();
     loop {
         let wanted = *reachable.borrow_and_update() || wait.is_some();
-        if !wanted && door.listener.is_some() {
+        if !wanted && door.open.is_some() {
             tracing::info!(%target, address = %door.on, "not reachable now; the listener is closed until it is");
             door.close();
         }
@@ -274,19 +294,47 @@ async fn open_when_there(
         drop(timeout_at(deadline, reachable.wait_for(|reachable| *reachable)).await);
         match uplink.open(target).await {
             Err(error) if error.passes() && Instant::now() < deadline => {
-                sleep_until(deadline.min(Instant::now() + RETRY_PAUSE)).await;
+                let next = match error.asked_wait() {
+                    // Who asks for patience is not tried before.
+                    Some(asked) => Instant::now() + asked.max(RETRY_PAUSE),
+                    None => deadline.min(Instant::now() + RETRY_PAUSE),
+                };
+                if next > deadline {
+                    return Err(error);
+                }
+                sleep_until(next).await;
             }
             outcome => return outcome,
         }
     }
 }
 
-/// The same place for the next time, with the port that the kernel chose.
+/// The same place for the next time: the port that the kernel chose, and of a name's addresses the one that was bound.
 fn same_again(on: &ListenAddress, local: &LocalAddress) -> ListenAddress {
     match (on, local) {
         (ListenAddress::Tcp { host, .. }, LocalAddress::Tcp(bound)) => {
-            ListenAddress::Tcp { host: host.clone(), port: bound.port() }
+            ListenAddress::Tcp { host: host.as_ref().map(|_| bound.ip().to_string()), port: bound.port() }
         }
         _ => on.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_place_is_the_address_that_was_bound() {
+        let bound = |text: &str| LocalAddress::Tcp(text.parse().unwrap());
+        for (on, local, again) in [
+            ("127.0.0.1:0", bound("127.0.0.1:4711"), "127.0.0.1:4711"),
+            // A name may have several addresses; the next one in line is another place.
+            ("localhost:0", bound("127.0.0.1:4711"), "127.0.0.1:4711"),
+            ("localhost:0", bound("[::1]:4711"), "[::1]:4711"),
+            (":0", bound("[::]:4711"), ":4711"),
+            ("unix:///run/x.sock", LocalAddress::Unix("/run/x.sock".into()), "unix:///run/x.sock"),
+        ] {
+            assert_eq!(same_again(&on.parse().unwrap(), &local).to_string(), again, "{on}");
+        }
     }
 }

@@ -38,21 +38,36 @@ impl Uplink {
     /// Opens a byte stream to a service.
     ///
     /// # Errors
-    /// There is no session now, or the stream did not come about; the last explorer's word.
+    /// There is no session now, or the stream did not come about. Of what several explorers say the word that may
+    /// change counts most: one that knows the node as offline knows more than one that has never heard of it.
     pub async fn open(&self, target: &Target) -> Result<Substream, NoStream> {
-        let mut refused = None;
+        let mut refused: Option<NoStream> = None;
+        let mut not_asked = Vec::new();
         for line in &*self.lines {
             let session = line.session.borrow().clone();
-            let Some(session) = session else { continue };
+            let Some(session) = session else {
+                not_asked.push(line.state.borrow().why_not());
+                continue;
+            };
             match session.open(Open::stream(target.clone())).await {
                 Ok(substream) => return Ok(substream),
-                Err(error) if may_be_elsewhere(&error) => refused = Some(error),
+                Err(error) if may_be_elsewhere(&error) => {
+                    let error = NoStream::from(error);
+                    if error.passes() || !refused.as_ref().is_some_and(NoStream::passes) {
+                        refused = Some(error);
+                    }
+                }
                 Err(error) => return Err(error.into()),
             }
         }
         match refused {
-            Some(error) => Err(error.into()),
-            None => Err(NoStream::NotConnected(self.why_not())),
+            Some(error) if error.passes() || not_asked.is_empty() => Err(error),
+            Some(error) => {
+                let others = not_asked.join("; ");
+                Err(NoStream::NotConnected(format!("{others}; another one says: {error}")))
+            }
+            None if self.lines.is_empty() => Err(NoStream::NotConnected("it has no line".into())),
+            None => Err(NoStream::NotConnected(not_asked.join("; "))),
         }
     }
 
@@ -64,11 +79,6 @@ impl Uplink {
     /// Where visitors are counted.
     pub fn stats(&self) -> &Arc<Stats> {
         &self.stats
-    }
-
-    fn why_not(&self) -> String {
-        let reasons: Vec<_> = self.lines.iter().map(|line| line.state.borrow().why_not()).collect();
-        if reasons.is_empty() { "it has no line".into() } else { reasons.join("; ") }
     }
 }
 

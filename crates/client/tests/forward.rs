@@ -330,15 +330,69 @@ async fn of_several_lines_the_one_whose_explorer_has_the_node_carries_the_stream
     reset_seen(&mut visitor).await;
 }
 
+#[tokio::test]
+async fn a_node_that_one_explorer_may_have_is_waited_for_whatever_another_says() {
+    let unknown = || Refusal::new(Code::NodeNotFound, "no node edge-7 has connected here");
+    let (first, mut hub, mut first_peer) = connected().await;
+    let (second, _hub, mut second_peer) = connected().await;
+    let lines = [first.uplink().lines(), second.uplink().lines()].concat();
+    let uplink = Uplink::new(lines, first.stats().clone());
+    let forward = forward(uplink.clone(), Some(support::PATIENCE)).await;
+
+    // One knows it as offline, the other has never heard of it.
+    let mut visitor = visit(&forward).await;
+    next_visitor(&mut first_peer).await.refuse(Refusal::new(Code::NodeOffline, "edge-7 is offline")).await;
+    next_visitor(&mut second_peer).await.refuse(unknown()).await;
+    served(next_visitor(&mut first_peer).await, &mut visitor).await;
+
+    // One can't be asked now.
+    drop(first_peer);
+    let mut states = first.states();
+    within("the end", states.wait_for(|state| !matches!(state, LineState::Serving { .. }))).await.unwrap();
+    let mut visitor = visit(&forward).await;
+    next_visitor(&mut second_peer).await.refuse(unknown()).await;
+    let mut first_peer = hub.admit().await;
+    let serving = async {
+        loop {
+            next_visitor(&mut second_peer).await.refuse(unknown()).await;
+        }
+    };
+    tokio::select! {
+        found = next_visitor(&mut first_peer) => served(found, &mut visitor).await,
+        () = serving => unreachable!(),
+    }
+    // Where nobody else could have it, it is the answer.
+    let target = target();
+    let opening = uplink.open(&target);
+    let refusing = async {
+        next_visitor(&mut first_peer).await.refuse(unknown()).await;
+        next_visitor(&mut second_peer).await.refuse(unknown()).await;
+    };
+    let (outcome, ()) = tokio::join!(opening, refusing);
+    assert_eq!(outcome.unwrap_err().code(), Code::NodeNotFound);
+}
+
+/// Takes a visitor in and greets it, so that it is over for the forward when the stream is.
+async fn served(inbound: Inbound, visitor: &mut Transport) {
+    let (mut service, ()) = inbound.answer(async { Ok(()) }).await.unwrap();
+    service.send(RecordKind::Data, b"hello").await.unwrap();
+    let mut greeting = [0; 5];
+    within("the greeting", visitor.read_exact(&mut greeting)).await.unwrap();
+    assert_eq!(&greeting, b"hello");
+}
+
 /// The next open of a visitor: the watch's stream has been dropped by the test, so it may be asked for again.
 async fn next_visitor(peer: &mut Peer) -> Inbound {
-    loop {
-        let mut inbound = inbound(peer).await;
-        if inbound.open().await.unwrap().kind == OpenKind::Stream {
-            return inbound;
+    let coming = async {
+        loop {
+            let mut inbound = inbound(peer).await;
+            if inbound.open().await.unwrap().kind == OpenKind::Stream {
+                return inbound;
+            }
+            inbound.refuse(Refusal::new(Code::Saturated, "not now")).await;
         }
-        inbound.refuse(Refusal::new(Code::Saturated, "not now")).await;
-    }
+    };
+    within("a visitor's open", coming).await
 }
 
 #[tokio::test]
@@ -355,7 +409,20 @@ async fn a_unix_socket_comes_and_goes_with_the_node() {
     assert!(!path.exists());
     say_change(&mut watched, "online").await;
     listening(&forward, true).await;
-    RealNet.connect(&Address::Unix(path)).await.unwrap();
+    RealNet.connect(&Address::Unix(path.clone())).await.unwrap();
     accept(&mut peer).await;
+
+    // It goes with the forward too, or the next one could not listen there.
+    drop(forward);
+    let gone = async {
+        while path.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    within("the socket's end", gone).await;
+    let again = Forward::start(Arc::new(RealNet), client.uplink(), &on, target(), None).await.unwrap();
+    assert!(path.exists());
+    within("the shutdown", again.shutdown()).await;
+    assert!(!path.exists());
     std::fs::remove_dir_all(directory).unwrap();
 }
