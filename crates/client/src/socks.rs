@@ -7,7 +7,7 @@
 
 use std::{
     io,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
 };
 
@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{limits::FORWARD_VISITORS, stats::add, uplink::Uplink};
+use crate::{forward::SocketFile, limits::FORWARD_VISITORS, stats::add, uplink::Uplink};
 
 /// A listening SOCKS server. Dropping it closes the listener and every visitor's connection.
 pub struct Socks {
@@ -47,7 +47,12 @@ impl Socks {
         let local = listener.local();
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept_loop(listener, uplink, via.map(Arc::new), stop.clone()));
+        let file = SocketFile::of(on);
+        let serving = accept_loop(listener, uplink, via.map(Arc::new), stop.clone());
+        tasks.spawn(async move {
+            let _file = file;
+            serving.await;
+        });
         Ok(Self { local, stop, tasks })
     }
 
@@ -166,8 +171,24 @@ enum Host {
     V6(Ipv6Addr),
 }
 
+impl Host {
+    /// Some programs send an address as if it were a name.
+    fn literal(name: &str) -> Option<Self> {
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        match bare.parse().ok()? {
+            IpAddr::V4(ip) => Some(Self::V4(ip)),
+            IpAddr::V6(ip) => Some(Self::V6(ip)),
+        }
+    }
+}
+
 /// Where a request leads, or why it leads nowhere.
 fn target((host, port): &(Host, u16), via: Option<&NodeId>) -> Result<Target, String> {
+    let literal = match host {
+        Host::Name(name) => Host::literal(name),
+        Host::V4(_) | Host::V6(_) => None,
+    };
+    let host = literal.as_ref().unwrap_or(host);
     let text = match (host, via) {
         (Host::Name(name), Some(node)) => format!("{node}/{name}:{port}"),
         (Host::V4(ip), Some(node)) => format!("{node}/{ip}:{port}"),
@@ -305,6 +326,8 @@ mod tests {
             (name("db.internal"), Some(&via), "gate/db.internal:22"),
             (Host::V4([10, 0, 0, 5].into()), Some(&via), "gate/10.0.0.5:22"),
             (Host::V6(Ipv6Addr::LOCALHOST), Some(&via), "gate/[::1]:22"),
+            (name("::1"), Some(&via), "gate/[::1]:22"),
+            (name("[fd00::5]"), Some(&via), "gate/[fd00::5]:22"),
         ] {
             let found = target(&(host, 22), via).unwrap_or_else(|error| panic!("{expected}: {error}"));
             assert_eq!(found.to_string(), expected);
@@ -319,6 +342,8 @@ mod tests {
             (name("a b"), 22, Some(&via), "a b"),
             (name("ok"), 0, Some(&via), "port"),
             (Host::V4([10, 0, 0, 5].into()), 22, None, "--via NODE"),
+            (name("10.0.0.5"), 22, None, "--via NODE"),
+            (name("fd00::5"), 22, None, "--via NODE"),
         ] {
             let refusal = target(&(host, port), via).unwrap_err();
             assert!(refusal.contains(part), "{part}: {refusal}");

@@ -179,3 +179,16 @@ async fn our_own_proxy_client_and_this_server_understand_each_other() {
     within("the shutdown", world.socks.shutdown()).await;
     assert!(RealNet.connect(&address).await.is_err());
 }
+
+#[tokio::test]
+async fn a_unix_socket_goes_with_its_server() {
+    let world = world(None).await;
+    let path = std::env::temp_dir().join(format!("reachback-socks-{}.sock", std::process::id()));
+    let on = path.to_str().unwrap().parse().unwrap();
+    for _ in 0..2 {
+        let socks = Socks::start(&RealNet, world.client.uplink(), &on, None).await.unwrap();
+        RealNet.connect(&Address::Unix(path.clone())).await.unwrap();
+        within("the shutdown", socks.shutdown()).await;
+        assert!(!path.exists());
+    }
+}
