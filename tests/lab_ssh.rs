@@ -186,7 +186,7 @@ fn a_proxy_is_the_only_way_out() {
         ("no proxy", &[][..], &[][..], "peer_unreachable: "),
         ("--proxy off", &["--proxy", "off"], &[usual], "peer_unreachable: "),
         ("NO_PROXY for it", &[], &[usual, ("NO_PROXY", "198.51.100.0/24")], "peer_unreachable: "),
-        ("a wrong password", &["--proxy", &wrong], &[], "it wants other credentials"),
+        ("a wrong password", &["--proxy", &wrong], &[], "http://USER:PASSWORD@HOST:PORT\n"),
     ] {
         let asked =
             process::run(name, &mut edge(&[&["nodes"][..], flags].concat(), variables), SOON).unwrap();

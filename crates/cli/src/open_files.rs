@@ -14,7 +14,7 @@ pub(crate) fn raise() {
         }
     };
     match now {
-        Some(limit) => tracing::info!(limit, "open files"),
-        None => tracing::info!("open files: no limit"),
+        Some(limit) => tracing::debug!(limit, "open files"),
+        None => tracing::debug!("open files: no limit"),
     }
 }

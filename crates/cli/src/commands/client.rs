@@ -61,6 +61,8 @@ pub(crate) fn no_explorer(address: &Address, code: Code, reason: &str) -> Failur
         (Code::PeerUnreachable, Address::Unix(_)) => {
             "; start an explorer on this machine with `reachback explorer`, or name one: --explorer HOST:PORT"
         }
+        // A proxy that said no has said what to do; nobody has asked at the address yet.
+        (Code::PeerUnreachable, Address::Tcp { .. }) if reason.contains(": proxy ") => "",
         (Code::PeerUnreachable, Address::Tcp { .. }) => "; is an explorer running, and is that its address?",
         _ => "",
     };
