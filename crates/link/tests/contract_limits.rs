@@ -59,6 +59,30 @@ async fn permits_run_out_for_the_next_open_only() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_open_that_waited_for_its_permit_says_what_is_left_of_its_deadline() {
+    let settings = Settings { max_open: 1, ..Settings::default() };
+    let (dialer, mut acceptor) = pair_with(64 * 1024, &settings, &settings);
+    for waited in [0, 20] {
+        let first = open(&dialer.session, &mut acceptor.incoming).await;
+        let serving = async {
+            tokio::time::sleep(Duration::from_secs(waited)).await;
+            drop(first);
+            let mut inbound = acceptor.incoming.next().await.unwrap();
+            let said = inbound.open().await.unwrap();
+            drop(inbound.answer(async { Ok(()) }).await.unwrap());
+            said.deadline().unwrap()
+        };
+        let opening = dialer.session.open(to("s").within(Duration::from_secs(60)));
+        let (opened, left) = tokio::join!(soon("the permit", opening), soon("the open", serving));
+        drop(opened.unwrap());
+        let expected = Duration::from_secs(60 - waited);
+        // Waking takes a millisecond or two of the clock's.
+        assert!(left <= expected && left + Duration::from_millis(20) >= expected, "{left:?}");
+        empty(&dialer).await;
+    }
+}
+
 #[tokio::test]
 async fn twenty_thousand_substreams_one_after_the_other_leave_nothing_behind() {
     let (dialer, mut acceptor) = tcp_pair().await;

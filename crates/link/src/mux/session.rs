@@ -117,7 +117,7 @@ impl Session {
     ///
     /// # Errors
     /// [`OpenError::Refused`] and [`OpenError::Ended`] guarantee that nothing reached the service.
-    pub async fn open(&self, open: Open) -> Result<Substream, OpenError> {
+    pub async fn open(&self, mut open: Open) -> Result<Substream, OpenError> {
         let allowed = open.deadline_ms.map_or(limits::OPEN_TIMEOUT, Duration::from_millis);
         let deadline = Instant::now() + allowed;
         let mut raw = match timeout_at(deadline, self.raw()).await {
@@ -127,6 +127,11 @@ impl Session {
             }
             Err(_) => return Err(OpenError::Timeout),
         };
+        if open.deadline_ms.is_some() {
+            // What is left of it when it is sent, however long control or a permit took.
+            let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+            open.deadline_ms = Some(u64::try_from(left).unwrap_or(u64::MAX));
+        }
         let answer = match timeout_at(deadline, negotiate(&mut raw, &open)).await {
             Ok(answer) => answer,
             Err(_) => Err(OpenError::Timeout),
