@@ -91,9 +91,11 @@ pub async fn tcp_pair() -> (End, End) {
     )
 }
 
-/// An open for a service of this name.
+/// An open for a service of this name. It has more time than [`soon`] gives: the ten seconds of an open without a
+/// deadline of its own are over on a machine that stands still for as long, and that would be told as a fault.
 pub fn to(service: &str) -> Open {
-    Open::stream(format!("n/{service}").parse::<Target>().unwrap())
+    let target = format!("n/{service}").parse::<Target>().unwrap();
+    Open::stream(target).within(Duration::from_secs(120))
 }
 
 /// Opens a substream from `opener` and takes it at `acceptor`.
