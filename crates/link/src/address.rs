@@ -203,12 +203,18 @@ fn host_and_port(entry: &str) -> Result<(String, Option<u16>), AddressError> {
     }
     let port = match port {
         None => None,
-        Some(port) => Some(
-            port.parse::<u16>()
-                .map_err(|_| AddressError::new(entry, "the port is not a number from 0 to 65535"))?,
-        ),
+        Some(port) => Some(port.parse::<u16>().map_err(|_| AddressError::new(entry, no_port(host)))?),
     };
     Ok((host.to_owned(), port))
+}
+
+/// A scheme with too few slashes reads as a host.
+fn no_port(host: &str) -> &'static str {
+    match host {
+        "unix" => "a Unix socket is written unix:///path",
+        "tcp" => "write tcp://HOST:PORT, or HOST:PORT alone",
+        _ => "the port is not a number from 0 to 65535",
+    }
 }
 
 #[cfg(test)]
@@ -237,6 +243,9 @@ mod tests {
         for (typed, part) in [
             ("", "empty"),
             ("http://hub", "unknown scheme"),
+            ("unix:path", "unix:///path"),
+            ("tcp:hub", "tcp://HOST:PORT"),
+            ("hub:port", "0 to 65535"),
             ("tls://hub", "TLS is not in this version"),
             ("::1", "brackets"),
             ("[::1", "not closed"),
