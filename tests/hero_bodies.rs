@@ -23,8 +23,8 @@ use std::{
 
 use cli_support::{Home, SOON};
 use hero_support::{
-    Answer, answer_to, explorer_with, mirror, pattern, port, post, request, request_of, server, socket,
-    try_ask,
+    Answer, answer_to, explorer_with, header, mirror, pattern, port, post, request, request_of, server,
+    socket, try_ask,
 };
 use reachback_testkit::{eventually, process::Process};
 use serde_json::Value;
@@ -238,6 +238,8 @@ fn bodies_of_every_size_pass_byte_for_byte_in_each_framing_and_by_every_way() {
         for node in [format!("by-{framing}"), format!("at-{framing}")] {
             let answer = post(world.tcp(), &format!("/n/{node}/rpc/rpc"), "7");
             assert_eq!((answer.body.as_str(), answer.broken), ("7", false), "{node}: {}", answer.head);
+            let seen = (framing == "http").then_some("admin");
+            assert_eq!(header(&answer.head, "x-hero-seen"), seen, "headers go both ways: {}", answer.head);
         }
     }
 }
