@@ -492,6 +492,8 @@ fn sockets_and_directories_of_another_user() {
              for it that this user may use: --socket PATH"
         ),
     );
+    // So that the home can be taken away.
+    fs::set_permissions(home.path("theirs"), fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
