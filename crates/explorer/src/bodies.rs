@@ -1,12 +1,18 @@
-//! Bodies of calls while they are being read: each has a limit, and all of them together have one.
+//! Bodies of calls while they are held whole: each has a limit, and all of them together have one.
 //!
 //! A request is handed on only when it is whole, so that one that is too large or breaks off never reaches a service.
 //! Until then its bytes wait here, and somebody who opens a thousand calls must not make a thousand bodies wait. They are
-//! part of what the whole process may hold for its peers.
+//! part of what the whole process may hold for its peers. So does an answer that is whole before it is sent, until its
+//! caller has taken it.
 
-use std::sync::Arc;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use hyper::body::{self as http_body, Frame, SizeHint};
 use reachback_link::{MemoryBudget, Reserved};
 use reachback_wire::{Code, Refusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,6 +21,9 @@ use crate::limits;
 
 /// Bodies take room in steps of this many bytes.
 const UNIT: usize = 1024;
+
+/// What is handed over at a time.
+const PIECE: usize = 16 * 1024;
 
 /// Room for the bodies of one explorer.
 #[derive(Debug)]
@@ -38,7 +47,13 @@ pub(crate) struct Body {
 pub(crate) struct Whole {
     pub(crate) bytes: Bytes,
     _held: Option<OwnedSemaphorePermit>,
-    _reserved: Reserved,
+    _reserved: Option<Reserved>,
+}
+
+/// A whole body on its way out over HTTP, with its length; it gives its room back when it is gone.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    whole: Whole,
 }
 
 impl Bodies {
@@ -57,6 +72,66 @@ impl Bodies {
     }
 }
 
+impl Bodies {
+    /// Room for an answer that is there, as long as it is being sent. What a connection holds anyway is free.
+    ///
+    /// # Errors
+    /// `saturated`: there is none.
+    pub(crate) fn hold(&self, bytes: Vec<u8>) -> Result<Whole, Refusal> {
+        let mut body = self.begin();
+        if bytes.len() > limits::SMALL_ANSWER {
+            // One that is larger than all the room there is takes all of it.
+            body.claim(bytes.len().min(limits::API_BODIES))?;
+        }
+        body.reserved.grow(bytes.len());
+        Ok(Body { bytes, ..body }.finish())
+    }
+}
+
+impl Whole {
+    /// A short text that needs no room.
+    pub(crate) fn small(bytes: Vec<u8>) -> Self {
+        Self { bytes: bytes.into(), _held: None, _reserved: None }
+    }
+
+    /// With a newline at its end.
+    pub(crate) fn line(self) -> Self {
+        let mut bytes = BytesMut::from(self.bytes);
+        bytes.extend_from_slice(b"\n");
+        Self { bytes: bytes.freeze(), ..self }
+    }
+
+    /// As the body of an HTTP message.
+    pub(crate) fn send(self) -> Sending {
+        Sending { whole: self }
+    }
+}
+
+impl http_body::Body for Sending {
+    type Data = Bytes;
+    type Error = Refusal;
+
+    /// In pieces, because what was handed over is not ours any more, and a whole is freed only as a whole.
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Refusal>>> {
+        let left = &mut self.get_mut().whole.bytes;
+        if left.is_empty() {
+            return Poll::Ready(None);
+        }
+        Poll::Ready(Some(Ok(Frame::data(left.split_to(left.len().min(PIECE))))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.whole.bytes.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.whole.bytes.len() as u64)
+    }
+}
+
 impl Body {
     /// Adds what arrived.
     ///
@@ -71,8 +146,16 @@ impl Body {
             );
             return Err(Refusal::new(Code::TooLarge, text));
         }
+        self.claim(length)?;
+        self.reserved.grow(bytes.len());
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Takes room for this many bytes in all.
+    fn claim(&mut self, length: usize) -> Result<(), Refusal> {
         let saturated = || {
-            let text = "too many large calls are being read at once; try again";
+            let text = "too many large calls and answers are held at once; try again";
             Refusal::new(Code::Saturated, text).retry_after(limits::SATURATED_RETRY)
         };
         if self.budget.is_strained() {
@@ -87,13 +170,11 @@ impl Body {
             (Ok(more), None) => self.held = Some(more),
             (Err(_), _) => return Err(saturated()),
         }
-        self.reserved.grow(bytes.len());
-        self.bytes.extend_from_slice(bytes);
         Ok(())
     }
 
     pub(crate) fn finish(self) -> Whole {
-        Whole { bytes: self.bytes.into(), _held: self.held, _reserved: self.reserved }
+        Whole { bytes: self.bytes.into(), _held: self.held, _reserved: Some(self.reserved) }
     }
 }
 
@@ -130,5 +211,32 @@ mod tests {
         drop(whole);
         assert_eq!(budget.used(), 0);
         bodies.begin().push(b"x").unwrap();
+    }
+
+    #[test]
+    fn an_answer_has_room_until_its_last_piece_is_taken() {
+        let budget = Arc::new(MemoryBudget::new(usize::MAX));
+        let bodies = Bodies::new(budget.clone());
+        let free = || bodies.room.available_permits();
+        let all = free();
+        let held = bodies.hold(vec![b'x'; limits::API_BODIES - UNIT]).unwrap();
+        assert_eq!(free(), 1);
+        assert_eq!(bodies.hold(vec![b'x'; limits::SMALL_ANSWER + 1]).unwrap_err().code, Code::Saturated);
+        // A refusal and a short answer are always said.
+        let small = bodies.hold(vec![b'x'; limits::SMALL_ANSWER]).unwrap();
+        let mut sending = std::pin::pin!(held.send());
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let mut sent = 0;
+        while let Poll::Ready(Some(piece)) = http_body::Body::poll_frame(sending.as_mut(), &mut cx) {
+            assert!(free() < all, "given back too early");
+            sent += piece.unwrap().into_data().unwrap().len();
+        }
+        assert_eq!(sent, limits::API_BODIES - UNIT);
+        sending.set(Whole::small(Vec::new()).send());
+        drop(small);
+        assert_eq!((free(), budget.used()), (all, 0));
+        // One that is larger than everything goes alone.
+        drop(bodies.hold(vec![b'x'; limits::API_BODIES + 1]).unwrap());
+        assert_eq!(Whole::small(b"{}".to_vec()).line().bytes, b"{}\n"[..]);
     }
 }

@@ -7,7 +7,7 @@
 use std::{convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
@@ -173,7 +173,8 @@ async fn post(
     match reply {
         Reply::Nothing => empty(StatusCode::NO_CONTENT),
         Reply::Json { status, body } => {
-            json(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body)
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            with_type(status, "application/json", body.send().boxed_unsync())
         }
         Reply::Items(items) => {
             let lines = items.map(|item| Ok(Frame::data([&item[..], b"\n"].concat().into())));
@@ -230,8 +231,7 @@ async fn passed(hub: &Hub, answer: Answer, version: Version, request: &[u8]) -> 
                 None => break,
             }
         }
-        let whole = whole.finish().bytes;
-        StreamBody::new(stream::iter([Ok(Frame::data(whole))])).boxed_unsync()
+        whole.finish().send().boxed_unsync()
     } else {
         StreamBody::new(frames.map_ok(Frame::data)).boxed_unsync()
     };

@@ -96,9 +96,13 @@ pub(crate) const OPEN_GRACE: Duration = Duration::from_millis(250);
 
 // ---- The API ------------------------------------------------------------------------------------------
 
-/// Bodies of all calls to the API together while they are being read: four of the largest, or thousands of ordinary
-/// ones. Beyond it a call is `saturated`.
+/// Bodies of all calls to the API together while they are being read, and answers that are whole before they are sent:
+/// four of the largest, or thousands of ordinary ones. Beyond it a call is `saturated`.
 pub(crate) const API_BODIES: usize = 4 * CALL_BODY_MAX;
+
+/// An answer of the explorer's own that needs no room there: about what its connection's buffers hold anyway, so a
+/// refusal is said, and a node found, however full it is.
+pub(crate) const SMALL_ANSWER: usize = 16 * 1024;
 
 /// How long a call may take when its caller gives no deadline.
 pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(30);

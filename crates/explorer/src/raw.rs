@@ -79,7 +79,7 @@ impl Connection {
                 Reply::Json { body, .. } => {
                     // Its room is for others while this one reads.
                     drop(request.body);
-                    self.write(&line(body)).await?;
+                    self.write(&body.line().bytes).await?;
                 }
                 Reply::Passed(answer) => {
                     let refused = self.pass(answer, request.line).await?;

@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 use crate::{
     auth::{Principal, authorise},
+    bodies::Whole,
     call::{self, Answer, Call, RequestHead},
     compat,
     hub::Hub,
@@ -52,7 +53,7 @@ pub(crate) enum Reply {
     Json {
         /// As in HTTP.
         status: u16,
-        body: Vec<u8>,
+        body: Whole,
     },
     /// One JSON text after the other, for as long as the caller listens.
     Items(BoxStream<'static, Bytes>),
@@ -98,7 +99,7 @@ pub(crate) async fn pass_on(
 async fn single(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
     let request = match Request::parse(body) {
         Ok(request) => request,
-        Err(error) => return json(rpc::reply(None, Err(error.into()))),
+        Err(error) => return json(hub, body, rpc::reply(None, Err(error.into()))),
     };
     if !methods::is_own(hub, &request.method)
         // Who may not is told so below.
@@ -107,26 +108,28 @@ async fn single(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
     {
         return match pass_on(hub, target, body.clone(), asking).await {
             Ok(answer) => Reply::Passed(answer),
-            Err(refusal) if request.id.is_some() => json(rpc::reply(request.id, Err(refusal.into()))),
+            Err(refusal) if request.id.is_some() => {
+                json(hub, body, rpc::reply(request.id, Err(refusal.into())))
+            }
             Err(_) => Reply::Nothing,
         };
     }
     if request.method == methods::WATCH && request.id.is_some() {
         return match watch::items(hub, &request) {
             Ok(items) => Reply::Items(items),
-            Err(problem) => json(rpc::reply(request.id, Err(problem))),
+            Err(problem) => json(hub, body, rpc::reply(request.id, Err(problem))),
         };
     }
     let outcome = methods::perform(hub, &request, asking).await;
     match request.id {
-        Some(id) => json(rpc::reply(Some(id), outcome)),
+        Some(id) => json(hub, body, rpc::reply(Some(id), outcome)),
         None => Reply::Nothing,
     }
 }
 
 /// Answers the requests of a batch one after the other; the explorer's own methods only.
 async fn batch(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
-    let refuse = |error: RpcError| json(rpc::reply(None, Err(error.into())));
+    let refuse = |error: RpcError| json(hub, body, rpc::reply(None, Err(error.into())));
     let requests: Vec<&RawValue> = match serde_json::from_slice(body) {
         Ok(requests) => requests,
         // The same words as for a single request that is no JSON.
@@ -153,9 +156,16 @@ async fn batch(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
     let mut all = vec![b'['];
     all.extend(answers.join(&b","[..]));
     all.push(b']');
-    Reply::Json { status: 200, body: all }
+    json(hub, &[], (200, all))
 }
 
-fn json((status, body): (u16, Vec<u8>)) -> Reply {
-    Reply::Json { status, body }
+/// An answer with room for it, or the refusal where there is none.
+fn json(hub: &Hub, request: &[u8], (status, body): (u16, Vec<u8>)) -> Reply {
+    match hub.bodies.hold(body) {
+        Ok(body) => Reply::Json { status, body },
+        Err(refusal) => {
+            let (status, body) = rpc::refused(request, refusal);
+            Reply::Json { status, body: Whole::small(body) }
+        }
+    }
 }

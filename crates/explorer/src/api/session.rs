@@ -69,7 +69,7 @@ async fn converse(
     let sending = async {
         match reply {
             Reply::Nothing => send(substream, 200, &[]).await,
-            Reply::Json { status, body } => send(substream, status, &body).await,
+            Reply::Json { status, body } => send(substream, status, &body.bytes).await,
             Reply::Passed(answer) => pass(substream, answer).await,
             Reply::Items(mut items) => {
                 substream.send(RecordKind::Head, &rpc::bytes(&AnswerHead::json(200))).await?;

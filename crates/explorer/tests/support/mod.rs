@@ -31,7 +31,12 @@ pub(crate) struct Pipes {
 impl Pipes {
     /// A connection to the listener, as raw bytes.
     pub(crate) async fn pipe(&self) -> DuplexStream {
-        let (near, far) = tokio::io::duplex(256 * 1024);
+        self.pipe_of(256 * 1024).await
+    }
+
+    /// One that holds this many bytes in each direction.
+    pub(crate) async fn pipe_of(&self, bytes: usize) -> DuplexStream {
+        let (near, far) = tokio::io::duplex(bytes);
         let listener = self.listeners.lock().clone().expect("somebody listens");
         listener.send(far).await.expect("somebody accepts");
         near
