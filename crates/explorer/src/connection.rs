@@ -8,8 +8,7 @@
 use std::{collections::VecDeque, convert::Infallible, future::pending, sync::Arc};
 
 use reachback_link::{
-    Driver, Inbound, InboundError, Incoming, PeerAddress, Session, SessionConfig, SessionEnd, relay_until,
-    session,
+    Inbound, InboundError, Incoming, PeerAddress, Session, SessionConfig, SessionEnd, relay_until, session,
 };
 use reachback_wire::{
     Code, OpenKind, Refusal, Target,
@@ -47,6 +46,8 @@ pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
         congestion: hub.congestion.clone(),
     };
     let (session, incoming, control, driver) = session(established.transport, config);
+    let mut driving = JoinSet::new();
+    driving.spawn(driver);
     let opener = Arc::new(Opener {
         caller: Caller {
             role: who.role,
@@ -72,7 +73,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
         };
         // Only the driver knows when it is over, and why.
         tokio::select! {
-            end = drive(driver) => end,
+            end = driven(&mut driving) => end,
             never = beside => match never {},
         }
     };
@@ -105,10 +106,8 @@ enum Outcome {
     TakenBack,
 }
 
-async fn drive(driver: Driver) -> SessionEnd {
-    let mut task = JoinSet::new();
-    task.spawn(driver);
-    match task.join_next().await {
+async fn driven(driver: &mut JoinSet<SessionEnd>) -> SessionEnd {
+    match driver.join_next().await {
         Some(Ok(end)) => end,
         Some(Err(error)) => {
             tracing::error!(%error, "a session's driver panicked");
@@ -167,18 +166,21 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
         return outcome(&opener, target.as_ref(), Err(InboundError::Refused(refusal)));
     }
     let served = match &target {
+        // Boxed: what a call or a beginning needs is many times what an idle stream keeps.
         Some(Target::Explorer { .. }) => {
-            api::serve(&hub, inbound, &open, &opener.who, &opener.caller, &opener.peer).await
+            Box::pin(api::serve(&hub, inbound, &open, &opener.who, &opener.caller, &opener.peer)).await
         }
         Some(target) if let Some(node) = direct::find(&hub, target) => match open.kind {
             OpenKind::Call => {
-                api::serve(&hub, inbound, &open, &opener.who, &opener.caller, &opener.peer).await
+                Box::pin(api::serve(&hub, inbound, &open, &opener.who, &opener.caller, &opener.peer)).await
             }
-            OpenKind::Stream | OpenKind::Control => direct::serve(&hub, inbound, &node, target, &open).await,
+            OpenKind::Stream | OpenKind::Control => {
+                Box::pin(direct::serve(&hub, inbound, &node, target, &open)).await
+            }
         },
         Some(Target::Service { .. } | Target::Dial { .. }) | None => {
             let overdue = overdue(&open);
-            match inbound.answer(hub.router.open(open, opener.caller.clone())).await {
+            match Box::pin(inbound.answer(hub.router.open(open, opener.caller.clone()))).await {
                 Ok((from, to)) => {
                     let relayed = relay_until(from, to, overdue).await;
                     tracing::debug!(id = %opener.who.id, target = ?target.as_ref().map(ToString::to_string),

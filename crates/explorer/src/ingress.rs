@@ -29,7 +29,8 @@ pub(crate) async fn serve(hub: Arc<Hub>, worker: WorkerId, socket: RawSocket, pe
     count(&hub.stats.connections);
     // One deadline from the first byte to the welcome.
     let deadline = Instant::now() + limits::HANDSHAKE_TIMEOUT;
-    let admitting = async {
+    // Boxed, as what follows is: each stage needs much, and none needs what the others do.
+    let admitting = Box::pin(async {
         let Ok(_place) = hub.unadmitted.try_acquire() else {
             count(&hub.stats.connections_shed);
             tracing::warn!(%peer, "too many connections have not finished their handshake; this one is closed");
@@ -46,21 +47,21 @@ pub(crate) async fn serve(hub: Arc<Hub>, worker: WorkerId, socket: RawSocket, pe
             Language::Http(transport) => Some(Guest::Http(transport)),
             Language::Json(transport) => Some(Guest::Json(transport)),
         }
-    };
+    });
     let admitted = tokio::select! {
         admitted = admitting => admitted,
         () = hub.stopping.cancelled() => None,
     };
     match admitted {
         None => {}
-        Some(Guest::Session(admitted)) => connection::serve(hub, *admitted).await,
+        Some(Guest::Session(admitted)) => Box::pin(connection::serve(hub, *admitted)).await,
         Some(Guest::Http(transport)) => match plain(&hub, &peer) {
-            Ok((who, _place)) => http::serve(hub.clone(), transport, peer, who).await,
-            Err(refusal) => refuse(transport, &http_refusal(refusal)).await,
+            Ok((who, _place)) => Box::pin(http::serve(hub.clone(), transport, peer, who)).await,
+            Err(refusal) => Box::pin(refuse(transport, &http_refusal(refusal))).await,
         },
         Some(Guest::Json(transport)) => match plain(&hub, &peer) {
-            Ok((who, _place)) => raw::serve(hub.clone(), transport, &peer, who).await,
-            Err(refusal) => refuse(transport, &json_rpc_refusal(refusal)).await,
+            Ok((who, _place)) => Box::pin(raw::serve(hub.clone(), transport, &peer, who)).await,
+            Err(refusal) => Box::pin(refuse(transport, &json_rpc_refusal(refusal))).await,
         },
     }
 }

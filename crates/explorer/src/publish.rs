@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use reachback_link::{ListenAddress, Listener, LocalAddress, Net, PeerAddress, RawSocket, splice};
+use reachback_link::{
+    ListenAddress, Listener, LocalAddress, Net, PeerAddress, RawSocket, Substream, Transport, splice,
+};
 use reachback_wire::{
     Code, Refusal, Role, Target,
     open::{Caller, Open},
@@ -114,12 +116,26 @@ impl Published {
 }
 
 /// Connects one visitor with the service behind the port.
-pub(crate) async fn visit(hub: &Hub, socket: RawSocket, peer: &PeerAddress, target: &Target) {
+pub(crate) async fn visit(hub: Arc<Hub>, socket: RawSocket, peer: PeerAddress, target: Arc<Target>) {
+    // Boxed: what a beginning needs is many times what an idle visit keeps.
+    let Some((substream, transport)) = Box::pin(begin(&hub, socket, &peer, &target)).await else { return };
+    let visit = splice(substream, transport).await;
+    let (to_service, from_service) = (visit.to_peer, visit.from_peer);
+    tracing::debug!(%peer, %target, to_service, from_service, end = ?visit.end, "a visit ended");
+}
+
+/// Opens the way to the service; `None` if there is none, which has been said.
+async fn begin(
+    hub: &Hub,
+    socket: RawSocket,
+    peer: &PeerAddress,
+    target: &Target,
+) -> Option<(Substream, Transport)> {
     let transport = match socket.into_transport() {
         Ok(transport) => transport,
         Err(error) => {
             tracing::warn!(%peer, %target, %error, "the runtime can't take a visitor");
-            return;
+            return None;
         }
     };
     // Until the service is connected every end is a reset, whichever way this task ends.
@@ -138,13 +154,12 @@ pub(crate) async fn visit(hub: &Hub, socket: RawSocket, peer: &PeerAddress, targ
     match outcome {
         Ok(substream) => {
             count(&hub.stats.visitors_served);
-            let visit = splice(substream, transport).await;
-            let (to_service, from_service) = (visit.to_peer, visit.from_peer);
-            tracing::debug!(%peer, %target, to_service, from_service, end = ?visit.end, "a visit ended");
+            Some((substream, transport))
         }
         Err(refusal) => {
             count(&hub.stats.visitors_refused);
             tracing::info!(%peer, %target, %refusal, "a visitor is sent away");
+            None
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(hub: Arc<Hub>, mut inbox: Inbox) {
         tokio::select! {
             () = hub.stopping.cancelled() => break,
             arrival = inbox.arrivals.recv(), if arriving => match arrival {
-                Some((arrival, place)) => { connections.spawn(serve(hub.clone(), inbox.id, arrival, place)); }
+                Some((arrival, place)) => serve(&hub, inbox.id, arrival, place, &mut connections),
                 None => arriving = false,
             },
             Some(done) = connections.join_next() => { note(&hub, done); }
@@ -45,11 +45,20 @@ pub(crate) async fn run(hub: Arc<Hub>, mut inbox: Inbox) {
     }
 }
 
-async fn serve(hub: Arc<Hub>, worker: WorkerId, arrival: Arrival, _place: Place) {
-    match arrival.door {
-        Door::Tunnel => ingress::serve(hub, worker, arrival.socket, arrival.peer).await,
-        Door::Published(target) => publish::visit(&hub, arrival.socket, &arrival.peer, &target).await,
-    }
+/// A task for each kind, so that one kind's does not have the size of the other's.
+fn serve(hub: &Arc<Hub>, worker: WorkerId, arrival: Arrival, place: Place, connections: &mut JoinSet<()>) {
+    let hub = hub.clone();
+    let Arrival { socket, peer, door } = arrival;
+    match door {
+        Door::Tunnel => connections.spawn(async move {
+            let _place = place;
+            ingress::serve(hub, worker, socket, peer).await;
+        }),
+        Door::Published(target) => connections.spawn(async move {
+            let _place = place;
+            publish::visit(hub, socket, peer, target).await;
+        }),
+    };
 }
 
 /// A task that panicked took one connection with it; the process lives, and somebody should know.
