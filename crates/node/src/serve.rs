@@ -70,43 +70,64 @@ impl Desk {
     }
 
     /// One visit from its open to its end.
-    async fn attend(self: Arc<Self>, mut inbound: Inbound) {
+    async fn attend(self: Arc<Self>, inbound: Inbound) {
+        // Boxed: what a beginning or a call needs is many times what an idle stream keeps.
+        let Some(stream) = Box::pin(self.begin(inbound)).await else { return };
+        let outcome = self.splice(stream.substream, stream.transport).await;
+        self.note(&stream.to, outcome);
+    }
+
+    /// Everything but the bytes of a stream; `None` if there is none, or none any more.
+    async fn begin(&self, mut inbound: Inbound) -> Option<Stream> {
         let open = match inbound.open().await {
             Ok(open) => open,
             Err(error) => {
                 tracing::info!(%error, "an open that can't be read");
-                return;
+                return None;
             }
         };
         let declared = match self.admit(&open) {
             Ok(Admitted::Service(declared)) => declared,
             Ok(Admitted::Host { host, port }) => {
-                let outcome = self.visit_host(inbound, &open, (&host, port)).await;
-                self.note(&format_args!("{host} port {port}"), outcome);
-                return;
+                let to = format!("{host} port {port}");
+                return self.stream(to, self.visit_host(inbound, &open, (&host, port)).await);
             }
             Err(refusal) => {
                 count(&self.stats.opens_refused);
                 tracing::info!(%refusal, "open refused");
                 inbound.refuse(refusal).await;
-                return;
+                return None;
             }
         };
         let Declared { service, gate, .. } = &*declared;
         let name = service.name();
         let outcome = match service.endpoint() {
             Endpoint::Address(address) if open.kind == OpenKind::Call => {
-                call::serve(&self, inbound, &open, &declared, address).await
+                call::serve(self, inbound, &open, &declared, address).await
             }
-            Endpoint::Address(address) => self.visit_socket(inbound, &open, name, address, gate).await,
+            Endpoint::Address(address) => {
+                let begun = self.visit_socket(inbound, &open, name, address, gate).await;
+                return self.stream(name.to_string(), begun);
+            }
             Endpoint::Handler(handler) => {
                 self.visit_handler(inbound, open.caller, name, handler.as_ref()).await
             }
             Endpoint::Calls(handler) => {
-                call::function::serve(&self, inbound, &open, name, handler.as_ref()).await
+                call::function::serve(self, inbound, &open, name, handler.as_ref()).await
             }
         };
         self.note(name, outcome);
+        None
+    }
+
+    fn stream(&self, to: String, begun: Result<(Substream, Transport), Visited>) -> Option<Stream> {
+        match begun {
+            Ok((substream, transport)) => Some(Stream { to, substream, transport }),
+            Err(visited) => {
+                self.note(&to, Err(visited));
+                None
+            }
+        }
     }
 
     fn note(&self, service: &dyn Display, outcome: Result<(), Visited>) {
@@ -189,14 +210,17 @@ impl Desk {
         name: &ServiceName,
         address: &Address,
         gate: &Gate,
-    ) -> Result<(), Visited> {
+    ) -> Result<(Substream, Transport), Visited> {
         let deadline = Instant::now() + dial_time(open.deadline_ms);
-        let work = self.reach(name, address, gate, deadline);
-        let (substream, transport) = inbound.answer(work).await?;
-        self.splice(substream, transport).await
+        Ok(inbound.answer(self.reach(name, address, gate, deadline)).await?)
     }
 
-    async fn visit_host(&self, inbound: Inbound, open: &Open, host: (&str, u16)) -> Result<(), Visited> {
+    async fn visit_host(
+        &self,
+        inbound: Inbound,
+        open: &Open,
+        host: (&str, u16),
+    ) -> Result<(Substream, Transport), Visited> {
         let deadline = Instant::now() + dial_time(open.deadline_ms);
         let work = async {
             let dialled =
@@ -210,8 +234,7 @@ impl Desk {
             }
             dialled
         };
-        let (substream, transport) = inbound.answer(work).await?;
-        self.splice(substream, transport).await
+        Ok(inbound.answer(work).await?)
     }
 
     async fn splice(&self, substream: Substream, transport: Transport) -> Result<(), Visited> {
@@ -267,6 +290,14 @@ pub(crate) fn note_panic(finished: Result<(), tokio::task::JoinError>) {
     {
         tracing::error!(%error, "a visit panicked; its stream was reset");
     }
+}
+
+/// A stream that has begun.
+struct Stream {
+    /// For the log.
+    to: String,
+    substream: Substream,
+    transport: Transport,
 }
 
 /// What an open may reach.
