@@ -23,6 +23,15 @@ const PINNED: &str = "cubic";
 /// Files that the tunnels and the generator have open at most: two for each of the idle streams, and some.
 const FILES_SPARE: u64 = 500;
 
+/// A part of a run that can be left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Everything on loopback.
+    Loopback,
+    /// The long links.
+    Links,
+}
+
 /// What to run.
 #[derive(Debug, Clone)]
 pub struct Plan {
@@ -32,8 +41,8 @@ pub struct Plan {
     pub isolated: bool,
     /// The tunnels; all that the form has without.
     pub only: Vec<Peer>,
-    /// Whether long links are left out.
-    pub no_links: bool,
+    /// What is left out.
+    pub skip: Vec<Part>,
     /// When it began, for people.
     pub date: String,
     /// What is measured, for people.
@@ -101,9 +110,14 @@ pub fn run(plan: &Plan, tools: &Tools, say: &mut dyn FnMut(&str)) -> io::Result<
     }
     let there: Vec<Peer> =
         plan.peers().into_iter().filter(|peer| results.versions.contains_key(peer.name())).collect();
-    loopback(plan, &settings, tools, &there, &mut results, say)?;
-    if plan.quick || plan.no_links {
-        results.not_measured.insert("long links".into(), "left out of this run".into());
+    const LEFT_OUT: &str = "left out of this run";
+    if plan.skip.contains(&Part::Loopback) {
+        results.not_measured.insert("loopback".into(), LEFT_OUT.into());
+    } else {
+        loopback(plan, &settings, tools, &there, &mut results, say)?;
+    }
+    if plan.quick || plan.skip.contains(&Part::Links) {
+        results.not_measured.insert("long links".into(), LEFT_OUT.into());
     } else {
         links(tools, &there, &mut results, say);
     }

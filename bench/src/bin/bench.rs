@@ -12,7 +12,7 @@ use reachback_bench::{
     load::service,
     peers::{Peer, Tools},
     report::{Results, bars, document, regress, tables},
-    run::{Plan, run},
+    run::{Part, Plan, run},
 };
 
 /// Reachback beside other tunnels, on this machine.
@@ -53,9 +53,9 @@ struct RunArguments {
     /// Only these tunnels.
     #[arg(long, value_parser = peer, value_delimiter = ',')]
     only: Vec<Peer>,
-    /// Leave out the long links.
-    #[arg(long)]
-    no_links: bool,
+    /// Leave out loopback, or links.
+    #[arg(long, value_parser = part, value_delimiter = ',')]
+    skip: Vec<Part>,
     /// Where the results go.
     #[arg(long)]
     out: PathBuf,
@@ -103,10 +103,10 @@ fn main() -> ExitCode {
 }
 
 fn measure(arguments: RunArguments) -> io::Result<()> {
-    let RunArguments { quick, isolated, reachback, tools, only, no_links, out, against, date, commit } =
+    let RunArguments { quick, isolated, reachback, tools, only, skip, out, against, date, commit } =
         arguments;
     let tools = Tools { reachback: reachback.canonicalize()?, fetched: tools };
-    let plan = Plan { quick, isolated, only, no_links, date, commit };
+    let plan = Plan { quick, isolated, only, skip, date, commit };
     let before = against.as_deref().map(Results::read).transpose()?;
     let mut say = |line: &str| {
         // Progress only.
@@ -210,4 +210,12 @@ fn report(arguments: &ReportArguments) -> io::Result<()> {
 fn peer(name: &str) -> Result<Peer, String> {
     let known = Peer::ALL.into_iter().find(|peer| peer.name() == name);
     known.ok_or_else(|| format!("there are {}", Peer::ALL.map(Peer::name).join(", ")))
+}
+
+fn part(name: &str) -> Result<Part, String> {
+    match name {
+        "loopback" => Ok(Part::Loopback),
+        "links" => Ok(Part::Links),
+        _ => Err("there are loopback and links".into()),
+    }
 }

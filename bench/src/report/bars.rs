@@ -67,6 +67,10 @@ pub struct Verdict {
 use Better::{Higher, Lower};
 use Limit::{Times, Value};
 
+/// The fleet that the bar about it means.
+const FLEET: usize = 10_000;
+
+const OURS: &str = "reachback";
 const RATHOLE: &str = "rathole";
 const SOCAT: &str = "socat2";
 const DIRECT: &str = "direct";
@@ -124,7 +128,7 @@ pub fn all() -> Vec<Bar> {
 impl Bar {
     /// How it stands with this bar in `results`.
     pub fn judge(&self, results: &Results) -> Verdict {
-        let ours = self.value(results, "reachback");
+        let ours = self.value(results, OURS);
         let theirs = |peer: &str| self.value(results, peer);
         let met = |limits: &[Limit]| {
             let mut all = true;
@@ -165,7 +169,11 @@ impl Bar {
         match self.place {
             Place::Loopback => results.spread(peer, self.figure).map(|spread| spread.median),
             Place::Link(name) => results.link_spread(name, peer, self.figure).map(|spread| spread.median),
-            Place::Fleet => results.fleet.as_ref()?.figures.get(self.figure).copied(),
+            // Fewer nodes share what the explorer needs for itself.
+            Place::Fleet => {
+                let fleet = results.fleet.as_ref().filter(|fleet| fleet.nodes >= FLEET && peer == OURS)?;
+                fleet.figures.get(self.figure).copied()
+            }
         }
     }
 }
