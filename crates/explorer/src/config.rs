@@ -146,6 +146,19 @@ pub enum ConfigError {
         /// What it was to lead to.
         target: Target,
     },
+    /// A publication of a node that is dialled from here.
+    #[error(
+        "publish {listen}={target}: this explorer dials that node itself, and publishes only what is reached through a \
+         tunnel; let visitors connect to {address}, or run reachback node beside it"
+    )]
+    PublishDirect {
+        /// Where it was to listen.
+        listen: ListenAddress,
+        /// What it was to lead to.
+        target: Target,
+        /// Where that is.
+        address: Address,
+    },
     /// Nothing could ever connect.
     #[error(
         "this explorer has neither a TCP address nor a Unix socket, so nothing could reach it; give it --listen or --socket"
@@ -245,6 +258,14 @@ impl ExplorerConfig {
         for direct in &self.direct {
             if !seen.insert(&direct.node) {
                 return Err(ConfigError::DirectTwice(direct.node.clone()));
+            }
+            let leads_there = |publication: &&Publication| matches!(&publication.target, Target::Service { node, .. } if *node == direct.node);
+            if let Some(publication) = self.publish.iter().find(leads_there) {
+                return Err(ConfigError::PublishDirect {
+                    listen: publication.listen.clone(),
+                    target: publication.target.clone(),
+                    address: direct.address.clone(),
+                });
             }
         }
         if self.hero.as_ref().is_some_and(|hero| hero.forward && hero.node_fields.is_empty()) {
@@ -350,6 +371,11 @@ mod tests {
             framing: Framing::Http,
         };
         assert!(refused(|c| c.direct.extend([direct("a"), direct("a")])).contains("two addresses"));
+        let dialled = refused(|c| {
+            c.direct.push(direct("a"));
+            c.publish.push(publication("127.0.0.1:0", "a/rpc"));
+        });
+        assert!(dialled.contains("a/rpc") && dialled.contains("/run/x.sock"), "{dialled}");
         let forward = HeroCompat { forward: true, ..HeroCompat::default() };
         assert!(refused(|c| c.hero = Some(forward)).contains("node_fields"));
         for wrong in ["run/hero", "/", "/run/hero/../x"] {
