@@ -12,6 +12,10 @@ pub(crate) const DEADLINE_GRACE: Duration = Duration::from_millis(250);
 /// The longest deadline of a call: what an explorer grants, so that an explorer that lies can't make calls stay.
 pub(crate) const CALL_DEADLINE_MAX: Duration = Duration::from_secs(600);
 
+/// How long a caller whose call failed may take for what was sent before, and the reason behind it: 4 MiB, which is all
+/// that can be under way, over 10 Mbit/s.
+pub(crate) const LAST_WORD: Duration = Duration::from_secs(4);
+
 /// Bytes of all requests together that wait to be written to services, of all answers of shared connections that wait
 /// to be read by callers, and of all that services said of their own accord: four of the largest each, or thousands of
 /// ordinary ones.

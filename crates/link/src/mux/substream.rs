@@ -190,6 +190,11 @@ impl Substream {
         self.raw.shared.record_payload()
     }
 
+    /// Whether the peer has said everything: its `End` was read.
+    pub fn is_half_finished(&self) -> bool {
+        self.received_end
+    }
+
     /// Whether both sides have ended it in order.
     pub fn is_finished(&self) -> bool {
         self.sent_end && self.received_end

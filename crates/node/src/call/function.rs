@@ -55,7 +55,7 @@ pub(crate) async fn serve(
         answered
     };
     let outcome = time.limit(exchange).await;
-    conclude(desk, service, time, substream, outcome)
+    conclude(desk, service, time, substream, outcome).await
 }
 
 async fn carry_out(

@@ -26,7 +26,7 @@ mod scan;
 use std::{sync::Arc, time::Duration};
 
 use reachback_link::{Address, Inbound, StreamEnd, Substream, Transport};
-use reachback_wire::{Code, Open, Refusal, ServiceName, limits as wire_limits};
+use reachback_wire::{Code, EndStatus, Open, Refusal, ServiceName, limits as wire_limits};
 use tokio::{
     sync::Semaphore,
     time::{Instant, error::Elapsed, timeout_at},
@@ -120,7 +120,7 @@ pub(crate) async fn serve(
     let (mut substream, way) = inbound.answer(connecting).await?;
     count(&desk.stats.calls_served);
     let outcome = time.limit(exchange(reach, way, time.deadline, &mut substream)).await;
-    conclude(desk, declared.service.name(), time, substream, outcome)
+    conclude(desk, declared.service.name(), time, substream, outcome).await
 }
 
 /// How long a call may take.
@@ -145,11 +145,11 @@ impl Time {
 }
 
 /// Tells the caller how its call ended, unless it has been told by an answer.
-fn conclude(
+async fn conclude(
     desk: &Desk,
     service: &ServiceName,
     time: Time,
-    substream: Substream,
+    mut substream: Substream,
     outcome: Result<Result<(), Trouble>, Elapsed>,
 ) -> Result<(), Visited> {
     let (code, text) = match outcome {
@@ -166,7 +166,16 @@ fn conclude(
             (Code::Timeout, text)
         }
     };
-    substream.reset(code, &text);
+    // Behind what was sent there is always room for the reason; a reset finds none while the caller is slow. Whoever has
+    // not said everything yet, or takes nothing, is reset all the same.
+    let told = substream.is_half_finished() && {
+        let until = Instant::now() + limits::LAST_WORD;
+        let status = EndStatus { code, message: text.clone() };
+        matches!(timeout_at(until, substream.finish(Some(status))).await, Ok(Ok(())))
+    };
+    if !told {
+        substream.reset(code, &text);
+    }
     Err(Visited::Broken(text))
 }
 

@@ -134,6 +134,39 @@ async fn bodies_of_any_size_arrive_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_caller_that_reads_slowly_learns_why_its_answer_broke_off() {
+    let world = World::new("framing=http").await;
+    let session = world.session();
+    let limit = std::time::Duration::from_secs(60);
+    for pause in [1, 2, 3, 5, 8, 13] {
+        let mut substream = begin(&session, limit, &json!({}), b"{}").await;
+        let serving = async {
+            let mut socket = world.accept().await;
+            receive(&mut socket).await;
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", 2 * CALL_BODY_MAX);
+            write(&mut socket, head).await;
+            drop(socket.write_all(&vec![b'x'; 2 * CALL_BODY_MAX]).await);
+        };
+        let reading = async {
+            let mut records = 0;
+            loop {
+                match within("a record", substream.next()).await {
+                    Ok(Record::Head(_) | Record::Data(_)) => records += 1,
+                    end => return end,
+                }
+                if records % (8 * pause) == 0 {
+                    tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
+                }
+            }
+        };
+        let (end, ()) = tokio::join!(reading, serving);
+        let Ok(Record::End(Some(status))) = end else { panic!("{pause}: {end:?}") };
+        assert_eq!(status.code, Code::TooLarge);
+        assert!(status.message.contains("bulk"), "{}", status.message);
+    }
+}
+
+#[tokio::test]
 async fn a_service_that_dies_is_never_a_short_success() {
     let world = World::new("framing=http").await;
     let session = world.session();
