@@ -105,7 +105,7 @@ fn main() -> ExitCode {
 fn measure(arguments: RunArguments) -> io::Result<()> {
     let RunArguments { quick, isolated, reachback, tools, only, skip, out, against, date, commit } =
         arguments;
-    let tools = Tools { reachback: reachback.canonicalize()?, fetched: tools };
+    let tools = Tools { reachback: reachback.canonicalize()?, fetched: std::path::absolute(tools)? };
     let plan = Plan { quick, isolated, only, skip, date, commit };
     let before = against.as_deref().map(Results::read).transpose()?;
     let mut say = |line: &str| {

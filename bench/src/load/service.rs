@@ -40,8 +40,8 @@ enum Job {
     Source,
 }
 
-/// Serves on `listen` until standard input ends. Says [`READY`] and its address on standard output, and answers each line
-/// [`SNAPSHOT`] with one line of JSON: bytes read by sink.
+/// Serves on `listen` until standard input ends. Says `READY` and its address on standard output, and answers each line
+/// `SNAPSHOT` with one line of JSON: bytes read by sink.
 ///
 /// # Errors
 /// When the address can't be had.

@@ -6,24 +6,24 @@ use super::{SERVICE, Side, TUNNEL, Tools, VISITORS};
 
 /// Two relays in a row: no protocol, a process per connection, 64 KiB at a time.
 pub(super) fn socat2(tools: &Tools, hub: &Side, edge: &Side) -> io::Result<Vec<Command>> {
-    let socat = tools.find("socat")?;
     let relay = |side: &Side, listen: u16, bind: &str, to: String| {
-        let mut command = side.command(&socat);
+        let mut command = tools.command(side, "socat")?;
         command.args(["-b", "65536"]);
         command.arg(format!("TCP-LISTEN:{listen},bind={bind},reuseaddr,fork,nodelay,backlog=4096"));
         command.arg(format!("TCP:{to},nodelay"));
-        command
+        Ok(command)
     };
     let here = edge.address.to_string();
-    Ok(vec![
+    [
         relay(edge, TUNNEL, &here, format!("127.0.0.1:{SERVICE}")),
         relay(hub, VISITORS, "127.0.0.1", edge.at(TUNNEL).to_string()),
-    ])
+    ]
+    .into_iter()
+    .collect()
 }
 
 /// Plain TCP and default options.
 pub(super) fn rathole(tools: &Tools, hub: &Side, edge: &Side, directory: &Path) -> io::Result<Vec<Command>> {
-    let rathole = tools.find("rathole")?;
     let (server, client) = (directory.join("server.toml"), directory.join("client.toml"));
     fs::write(
         &server,
@@ -40,11 +40,11 @@ pub(super) fn rathole(tools: &Tools, hub: &Side, edge: &Side, directory: &Path) 
         ),
     )?;
     let run = |side: &Side, role: &str, config: &Path| {
-        let mut command = side.command(&rathole);
+        let mut command = tools.command(side, "rathole")?;
         command.arg(role).arg(config);
-        command
+        Ok(command)
     };
-    Ok(vec![run(hub, "--server", &server), run(edge, "--client", &client)])
+    [run(hub, "--server", &server), run(edge, "--client", &client)].into_iter().collect()
 }
 
 /// A published port of an explorer, and a node beside the service.
@@ -54,15 +54,14 @@ pub(super) fn reachback(
     edge: &Side,
     directory: &Path,
 ) -> io::Result<Vec<Command>> {
-    let reachback = tools.find("reachback")?;
-    let mut explorer = hub.command(&reachback);
+    let mut explorer = tools.command(hub, "reachback")?;
     explorer.args(["explorer", "--id", "hub", "--listen", &hub.at(TUNNEL).to_string()]);
     explorer.arg("--socket").arg(directory.join("explorer.sock"));
     explorer.args(["--publish", &format!("{VISITORS}=bench/tcp")]);
     if !hub.address.is_loopback() {
         explorer.arg("--insecure-plaintext");
     }
-    let mut node = edge.command(&reachback);
+    let mut node = tools.command(edge, "reachback")?;
     node.args([
         "node",
         "--id",

@@ -123,7 +123,7 @@ impl Side {
 pub struct Tools {
     /// The `reachback` binary that is measured.
     pub reachback: PathBuf,
-    /// Where `scripts/tools` puts what it fetched.
+    /// Where `scripts/tools` puts what it fetched; absolute, since sshd starts itself again by its path.
     pub fetched: PathBuf,
 }
 
@@ -148,19 +148,36 @@ impl Tools {
         })
     }
 
+    /// A command that runs `program` on `side`.
+    ///
+    /// # Errors
+    /// It is nowhere.
+    pub fn command(&self, side: &Side, program: &str) -> io::Result<Command> {
+        let mut command = side.command(self.find(program)?);
+        self.equip(&mut command);
+        Ok(command)
+    }
+
     /// What `peer` says its version is.
     ///
     /// # Errors
     /// When its program is missing or can't be run.
     pub fn version(&self, peer: Peer) -> io::Result<String> {
         let Some((program, argument)) = peer.program() else { return Ok("-".into()) };
-        let output = Command::new(self.find(program)?).arg(argument).output()?;
-        let text =
-            String::from_utf8_lossy(if output.stdout.is_empty() { &output.stderr } else { &output.stdout })
-                .into_owned();
+        let output = self.command(&Side::loopback(), program)?.arg(argument).output()?;
+        let said = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
+        let text = String::from_utf8_lossy(said);
         let line =
             text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit())).unwrap_or("unknown");
         Ok(line.trim().to_owned())
+    }
+
+    /// Lets fetched programs find the fetched libraries, which the machine may lack.
+    fn equip(&self, command: &mut Command) {
+        let libraries = self.fetched.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+        if libraries.is_dir() {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
     }
 }
 

@@ -17,10 +17,10 @@ const EMPTY: &str = "/run/sshd";
 
 /// The server on the hub, and the client beside the service.
 pub(super) fn commands(tools: &Tools, hub: &Side, edge: &Side, directory: &Path) -> io::Result<Vec<Command>> {
-    let (sshd, ssh) = (tools.find("sshd")?, tools.find("ssh")?);
     let (host_key, user_key) = (directory.join("host_key"), directory.join("user_key"));
     for key in [&host_key, &user_key] {
-        let made = Command::new(tools.find("ssh-keygen")?)
+        let made = tools
+            .command(&Side::loopback(), "ssh-keygen")?
             .args(["-q", "-t", "ed25519", "-N", "", "-f"])
             .arg(key)
             .stdin(Stdio::null())
@@ -45,11 +45,11 @@ pub(super) fn commands(tools: &Tools, hub: &Side, edge: &Side, directory: &Path)
             user_key.with_extension("pub").display(),
         ),
     )?;
-    let mut server = hub.command(&sshd);
+    let mut server = tools.command(hub, "sshd")?;
     server.args(["-D", "-e", "-f"]).arg(&config);
-    let mut client = edge.command("sh");
+    let mut client = tools.command(edge, "sh")?;
     // sshd may need a moment before it listens, and ssh tries once.
-    client.args(["-c", "while :; do \"$@\"; sleep 0.1; done", "sh"]).arg(&ssh);
+    client.args(["-c", "while :; do \"$@\"; sleep 0.1; done", "sh"]).arg(tools.find("ssh")?);
     client.args(["-F", "none", "-N", "-T", "-i"]).arg(&user_key);
     for option in [
         "IdentitiesOnly=yes",
