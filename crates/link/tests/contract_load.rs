@@ -204,13 +204,8 @@ async fn readers_that_do_not_read_hold_a_window_each_and_give_it_back() {
 async fn a_process_over_its_budget_takes_from_whoever_holds_most() {
     const BUDGET: usize = 12 * MIB;
     let budget = Arc::new(MemoryBudget::new(BUDGET));
-    let two = |budget: &Arc<MemoryBudget>| {
-        let (near, far) = Transport::memory_pair(64 * 1024);
-        let near = end(near, Side::Dialer, &Settings::default());
-        (near, end_within(far, Side::Acceptor, &Settings::default(), budget))
-    };
-    let (greedy, mut held) = two(&budget);
-    let (modest, mut other) = two(&budget);
+    let (greedy, mut held) = pair_within(&budget);
+    let (modest, mut other) = pair_within(&budget);
     // One that holds its share for good reasons.
     let (mut ours, mut theirs) = open(&modest.session, &mut other.incoming).await;
     soon("a share", ours.send(RecordKind::Data, &pattern(200_000))).await.unwrap();
@@ -254,13 +249,8 @@ async fn a_process_over_its_budget_takes_from_whoever_holds_most() {
 async fn a_quiet_session_that_holds_most_pays_for_the_one_that_fills_the_rest() {
     const BUDGET: usize = 4 * MIB;
     let budget = Arc::new(MemoryBudget::new(BUDGET));
-    let two = |budget: &Arc<MemoryBudget>| {
-        let (near, far) = Transport::memory_pair(64 * 1024);
-        let near = end(near, Side::Dialer, &Settings::default());
-        (near, end_within(far, Side::Acceptor, &Settings::default(), budget))
-    };
-    let (greedy, mut held) = two(&budget);
-    let (modest, mut other) = two(&budget);
+    let (greedy, mut held) = pair_within(&budget);
+    let (modest, mut other) = pair_within(&budget);
     let mut quiet = Vec::new();
     for _ in 0..12 {
         quiet.push(open(&greedy.session, &mut held.incoming).await);
@@ -301,9 +291,7 @@ async fn a_quiet_session_that_holds_most_pays_for_the_one_that_fills_the_rest() 
 #[tokio::test]
 async fn above_three_quarters_of_the_budget_new_opens_are_refused_and_live_streams_go_on() {
     let budget = Arc::new(MemoryBudget::new(MIB));
-    let (near, far) = Transport::memory_pair(64 * 1024);
-    let near = end(near, Side::Dialer, &Settings::default());
-    let mut far = end_within(far, Side::Acceptor, &Settings::default(), &budget);
+    let (near, mut far) = pair_within(&budget);
     let mut live = Vec::new();
     for _ in 0..4 {
         live.push(open(&near.session, &mut far.incoming).await);
@@ -329,6 +317,13 @@ async fn above_three_quarters_of_the_budget_new_opens_are_refused_and_live_strea
         echo(ours, theirs, b"as ever").await;
     }
     drop(open(&near.session, &mut far.incoming).await);
+}
+
+/// A dialer of another process, and an acceptor with this budget.
+fn pair_within(budget: &Arc<MemoryBudget>) -> (End, End) {
+    let (near, far) = Transport::memory_pair(64 * 1024);
+    let near = end(near, Side::Dialer, &Settings::default());
+    (near, end_within(far, Side::Acceptor, &Settings::default(), budget))
 }
 
 /// Says yes to every open that gets as far as its owner.

@@ -167,9 +167,13 @@ pub const PONGS_OWED_MAX: usize = 64 * KIB / 12;
 
 // ---- Reading and writing the transport ----------------------------------------------------------------
 
-/// One read from the transport: takes several small frames in one system call. The buffer exists only while
-/// bytes move, so an idle session does not hold it.
-pub const READ_PREFETCH: usize = 16 * KIB;
+/// One read of headers from the transport: takes dozens of small frames in one system call. The buffer exists only
+/// while bytes move, so an idle session does not hold it.
+pub const READ_PREFETCH: usize = 4 * KIB;
+
+/// What is read behind a body in the same system call: the next headers. More of it would be the beginning of the next
+/// body, which is copied once more then.
+pub const READ_BEHIND: usize = KIB;
 
 /// Bytes gathered into one vectored write: one frame of the mux with its header, or hundreds of small ones.
 pub const WRITE_BATCH: usize = 64 * KIB;

@@ -22,6 +22,7 @@ use std::{
 use futures::io::{AsyncRead, AsyncWrite};
 use parking_lot::Mutex;
 use reachback_wire::{Code, limits};
+use tokio::io::ReadBuf;
 
 use super::{
     header::{self, Header, Kind},
@@ -178,22 +179,40 @@ impl Layer {
         Ok(())
     }
 
-    /// Fetches into the prefetch buffer.
+    /// Fetches headers, and what is behind them, into the prefetch buffer. Returns how much. 0 is the end of the
+    /// transport, and of the session.
     fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        self.poll_fetch_into(cx, &mut [])
-    }
-
-    /// Fetches into `first` and, behind it, into the prefetch buffer. Returns what came into `first`, or into the
-    /// prefetch buffer if `first` is empty. 0 is the end of the transport, and of the session.
-    fn poll_fetch_into(&mut self, cx: &mut Context<'_>, first: &mut [u8]) -> Poll<io::Result<usize>> {
         let outcome = match self.slot.poll_readable(cx) {
             Poll::Ready(Ok(())) => {
-                let behind = self.prefetch.room();
-                self.slot.poll_read_vectored(cx, &mut [IoSliceMut::new(first), IoSliceMut::new(behind)])
+                // A plain read that is not filled tells the runtime that the socket is empty, without asking it again.
+                let mut room = ReadBuf::new(self.prefetch.room());
+                self.slot.poll_read(cx, &mut room).map_ok(|()| room.filled().len())
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             Poll::Pending => Poll::Pending,
         };
+        self.fetched(outcome, 0)
+    }
+
+    /// Fetches into `first`, which is the body of a frame, and behind it the next header. Returns what came into
+    /// `first`. 0 is the end of the transport, and of the session.
+    fn poll_fetch_into(&mut self, cx: &mut Context<'_>, first: &mut [u8]) -> Poll<io::Result<usize>> {
+        let outcome = match self.slot.poll_readable(cx) {
+            Poll::Ready(Ok(())) => {
+                // Little: what is fetched here of the next body is copied once more.
+                let room = self.prefetch.room();
+                let behind = room.len().min(limits::READ_BEHIND);
+                let mut buffers = [IoSliceMut::new(first), IoSliceMut::new(&mut room[..behind])];
+                self.slot.poll_read_vectored(cx, &mut buffers)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => Poll::Pending,
+        };
+        self.fetched(outcome, first.len())
+    }
+
+    /// Accounts for a read whose first `direct` bytes have a place of their own.
+    fn fetched(&mut self, outcome: Poll<io::Result<usize>>, direct: usize) -> Poll<io::Result<usize>> {
         match outcome {
             Poll::Pending => {
                 self.prefetch.release_if_empty();
@@ -206,9 +225,8 @@ impl Layer {
             Poll::Ready(Ok(n)) => {
                 self.received += n as u64;
                 stats::add(&self.shared.stats.bytes_in, n as u64);
-                let direct = n.min(first.len());
-                self.prefetch.fetched(n - direct);
-                Poll::Ready(Ok(if first.is_empty() { n } else { direct }))
+                self.prefetch.fetched(n.saturating_sub(direct));
+                Poll::Ready(Ok(if direct == 0 { n } else { n.min(direct) }))
             }
             Poll::Ready(Err(error)) => {
                 self.shared.set_end(Code::Lost, describe(&error));

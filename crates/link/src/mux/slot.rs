@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::Transport;
 
@@ -44,6 +44,17 @@ impl Slot {
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get(cx) {
             Some(transport) => transport.poll_readable(cx),
+            None => Poll::Pending,
+        }
+    }
+
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get(cx) {
+            Some(transport) => Pin::new(transport).poll_read(cx, buffer),
             None => Poll::Pending,
         }
     }
