@@ -30,6 +30,7 @@ use crate::{
     call::{Answer, Piece, RequestHead},
     headers::headers,
     hub::Hub,
+    items::ItemFormat,
     limits,
     stats::count,
     strict::Strict,
@@ -144,7 +145,9 @@ async fn post(
         Ok(limit) => limit.map(|limit| Instant::now() + limit),
         Err(message) => return error(StatusCode::BAD_REQUEST, Code::BadFrame, &message),
     };
-    let head = RequestHead { headers: headers(&parts.headers), stream: takes_stream(&parts.headers) };
+    let format = ItemFormat::wanted(&parts.headers);
+    let head = RequestHead { headers: headers(&parts.headers), stream: format.is_some() };
+    let format = format.unwrap_or(ItemFormat::Lines);
     let Visitor { who, caller, peer } = visitor.clone();
     let asking = Asking { who, caller, peer, head, deadline };
     let body = match timeout_at(asking.deadline(), read(hub, &mut incoming)).await {
@@ -177,10 +180,11 @@ async fn post(
             with_type(status, "application/json", body.send().boxed_unsync())
         }
         Reply::Items(items) => {
-            let lines = items.map(|item| Ok(Frame::data([&item[..], b"\n"].concat().into())));
-            with_type(StatusCode::OK, "application/x-ndjson", StreamBody::new(lines).boxed_unsync())
+            let mut writer = format.writer();
+            let items = items.map(move |item| Ok(Frame::data(writer.item(&item))));
+            with_type(StatusCode::OK, format.content_type(), StreamBody::new(items).boxed_unsync())
         }
-        Reply::Passed(answer) => passed(hub, answer, parts.version, &body.bytes).await,
+        Reply::Passed(answer) => passed(hub, answer, parts.version, &body.bytes, format).await,
     }
 }
 
@@ -189,7 +193,13 @@ fn api_target() -> Target {
 }
 
 /// A node's answer, as it came.
-async fn passed(hub: &Hub, answer: Answer, version: Version, request: &[u8]) -> Response<Body> {
+async fn passed(
+    hub: &Hub,
+    answer: Answer,
+    version: Version,
+    request: &[u8],
+    format: ItemFormat,
+) -> Response<Body> {
     let Answer { head, pieces } = answer;
     let status = StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
     let kind = head.headers.get("content-type").map(String::as_str).unwrap_or_default();
@@ -208,12 +218,14 @@ async fn passed(hub: &Hub, answer: Answer, version: Version, request: &[u8]) -> 
         }
     }
     if items {
-        response = response.header(header::CONTENT_TYPE, "application/x-ndjson");
+        response = response.header(header::CONTENT_TYPE, format.content_type());
     } else if !head.headers.contains_key("content-type") {
         response = response.header(header::CONTENT_TYPE, "application/json");
     }
+    let mut writer = format.writer();
     let frames = pieces.map_ok(move |piece| match piece {
-        Piece::Item(bytes) if items && bytes.last() != Some(&b'\n') => [&bytes[..], b"\n"].concat().into(),
+        Piece::Data(bytes) if items => writer.piece(&bytes),
+        Piece::Item(bytes) if items => writer.item(&bytes),
         Piece::Data(bytes) | Piece::Item(bytes) => bytes,
     });
     let body = if version == Version::HTTP_10 {
@@ -316,16 +328,6 @@ fn is_json(headers: &HeaderMap) -> bool {
     let mut parts = kind.split(';').map(|part| part.trim().to_ascii_lowercase());
     parts.next().as_deref() == Some("application/json")
         && parts.all(|part| matches!(part.as_str(), "" | "charset=utf-8" | "charset=\"utf-8\""))
-}
-
-fn takes_stream(headers: &HeaderMap) -> bool {
-    let kinds = headers.get_all(header::ACCEPT).iter().filter_map(|kind| kind.to_str().ok());
-    kinds.flat_map(|kinds| kinds.split(',')).any(|kind| {
-        let kind = kind.split(';').next().unwrap_or_default().trim();
-        ["text/event-stream", "application/x-ndjson", "application/jsonl"]
-            .iter()
-            .any(|stream| kind.eq_ignore_ascii_case(stream))
-    })
 }
 
 /// `X-Reachback-Timeout: 2s`.

@@ -48,6 +48,7 @@ mod headers;
 mod http;
 mod hub;
 mod ingress;
+mod items;
 mod json_text;
 mod limits;
 mod line;

@@ -188,12 +188,16 @@ async fn connections_are_kept_and_requests_may_follow_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn streamed_answers_are_lines() {
+async fn streamed_answers_are_lines_or_events_as_the_caller_asks() {
     let (hub, _node) = with_node().await;
     let answer =
         hub.http(&post("/n/edge-7/rpc", "Accept: application/x-ndjson\r\n", &call("count", json!({})))).await;
     assert!(answer.head.contains("content-type: application/x-ndjson"), "{}", answer.head);
     assert_eq!(answer.body, b"{\"n\":0}\n{\"n\":1}\n{\"n\":2}\n");
+    let answer =
+        hub.http(&post("/n/edge-7/rpc", "Accept: text/event-stream\r\n", &call("count", json!({})))).await;
+    assert!(answer.head.contains("content-type: text/event-stream"), "{}", answer.head);
+    assert_eq!(answer.body, b"data: {\"n\":0}\n\ndata: {\"n\":1}\n\ndata: {\"n\":2}\n\n");
 }
 
 #[tokio::test(start_paused = true)]
