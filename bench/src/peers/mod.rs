@@ -167,8 +167,11 @@ impl Tools {
         let output = self.command(&Side::loopback(), program)?.arg(argument).output()?;
         let said = if output.stdout.is_empty() { &output.stderr } else { &output.stdout };
         let text = String::from_utf8_lossy(said);
+        let numbered = || text.lines().filter(|line| line.bytes().any(|byte| byte.is_ascii_digit()));
+        // Some say when and of what they were built, too.
         let line =
-            text.lines().find(|line| line.bytes().any(|byte| byte.is_ascii_digit())).unwrap_or("unknown");
+            numbered().find(|line| line.to_lowercase().contains("version")).or_else(|| numbered().next());
+        let line = line.unwrap_or("unknown");
         Ok(line.trim().to_owned())
     }
 
