@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use reachback_link::{
-    ListenAddress, Listener, LocalAddress, Net, PeerAddress, RawSocket, Substream, Transport, splice,
+    Early, ListenAddress, Listener, LocalAddress, Net, PeerAddress, RawSocket, Substream, Transport, splice,
 };
 use reachback_wire::{
     Code, Refusal, Role, Target,
@@ -118,20 +118,23 @@ impl Published {
 /// Connects one visitor with the service behind the port.
 pub(crate) async fn visit(hub: Arc<Hub>, socket: RawSocket, peer: PeerAddress, target: Arc<Target>) {
     // Boxed: what a beginning needs is many times what an idle visit keeps.
-    let Some((substream, transport)) = Box::pin(begin(&hub, socket, &peer, &target)).await else { return };
+    let Some((substream, transport, early)) = Box::pin(begin(&hub, socket, &peer, &target)).await else {
+        return;
+    };
     let visit = splice(substream, transport).await;
-    let (to_service, from_service) = (visit.to_peer, visit.from_peer);
+    let (to_service, from_service) = (early as u64 + visit.to_peer, visit.from_peer);
     tracing::debug!(%peer, %target, to_service, from_service, end = ?visit.end, "a visit ended");
 }
 
-/// Opens the way to the service; `None` if there is none, which has been said.
+/// Opens the way to the service, and says how many bytes the visitor has sent by then; `None` if there is no way, which
+/// has been said.
 async fn begin(
     hub: &Hub,
     socket: RawSocket,
     peer: &PeerAddress,
     target: &Target,
-) -> Option<(Substream, Transport)> {
-    let transport = match socket.into_transport() {
+) -> Option<(Substream, Transport, usize)> {
+    let mut transport = match socket.into_transport() {
         Ok(transport) => transport,
         Err(error) => {
             tracing::warn!(%peer, %target, %error, "the runtime can't take a visitor");
@@ -146,15 +149,16 @@ async fn begin(
         session: None,
         address: Some(peer.to_string()),
     };
-    let opening = hub.router.open(Open::stream(target.clone()), caller);
+    let mut early = Early::of(&mut transport);
     let outcome = tokio::select! {
-        outcome = opening => outcome,
+        outcome = hub.router.open_early(Open::stream(target.clone()), caller, &mut early) => outcome,
         () = hub.stopping.cancelled() => Err(Refusal::new(Code::Draining, "the explorer is stopping")),
     };
     match outcome {
         Ok(substream) => {
             count(&hub.stats.visitors_served);
-            Some((substream, transport))
+            let early = early.len();
+            Some((substream, transport, early))
         }
         Err(refusal) => {
             count(&hub.stats.visitors_refused);

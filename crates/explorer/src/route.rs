@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
-use reachback_link::{MemoryBudget, OpenError, Substream};
+use reachback_link::{Early, MemoryBudget, OpenError, Substream};
 use reachback_wire::{
     Code, NodeId, Refusal, ServiceName, SessionId, Target, nearest,
     open::{Caller, Open, OpenKind},
@@ -50,7 +50,29 @@ impl Router {
     ///
     /// # Errors
     /// The refusal for the opener; nothing reached the service.
-    pub(crate) async fn open(&self, mut open: Open, caller: Caller) -> Result<Substream, Refusal> {
+    pub(crate) async fn open(&self, open: Open, caller: Caller) -> Result<Substream, Refusal> {
+        self.open_with(open, caller, None).await
+    }
+
+    /// As [`Router::open`], sending what `early` has to say before the answer comes.
+    ///
+    /// # Errors
+    /// As [`Router::open`]; [`Code::Lost`] and [`Code::Timeout`] don't promise that nothing reached the service.
+    pub(crate) async fn open_early(
+        &self,
+        open: Open,
+        caller: Caller,
+        early: &mut Early<'_>,
+    ) -> Result<Substream, Refusal> {
+        self.open_with(open, caller, Some(early)).await
+    }
+
+    async fn open_with(
+        &self,
+        mut open: Open,
+        caller: Caller,
+        early: Option<&mut Early<'_>>,
+    ) -> Result<Substream, Refusal> {
         let target = match &open.target {
             Some(Target::Explorer { service }) => return Err(no_own_service(service)),
             Some(target) => target.clone(),
@@ -76,7 +98,7 @@ impl Router {
             )
             .retry_after(limits::SATURATED_RETRY))
         } else {
-            self.open_target(&target, open, deadline).await
+            self.open_target(&target, open, deadline, early).await
         };
         match &outcome {
             Ok(_) => count(&self.stats.opens_relayed),
@@ -90,6 +112,7 @@ impl Router {
         target: &Target,
         mut open: Open,
         deadline: Instant,
+        mut early: Option<&mut Early<'_>>,
     ) -> Result<Substream, Refusal> {
         let (node, service) = match target {
             Target::Service { node, service } => (node, Some(service)),
@@ -116,12 +139,19 @@ impl Router {
             open.expect_instance = Some(here.instance);
             let left = deadline.saturating_duration_since(Instant::now());
             open.deadline_ms = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1));
-            let error = match here.session.open(open.clone()).await {
+            let opening = async {
+                match early.as_deref_mut() {
+                    Some(early) => here.session.open_early(open.clone(), early).await,
+                    None => here.session.open(open.clone()).await,
+                }
+            };
+            let error = match opening.await {
                 Ok(substream) => return Ok(substream),
                 Err(error) => error,
             };
             let again = first.is_none() && may_be_elsewhere(&error);
-            let refusal = refusal(target, node, error, begun.elapsed());
+            let sent = early.as_ref().is_some_and(|early| !early.is_empty());
+            let refusal = refusal(target, node, error, begun.elapsed(), sent);
             if !again {
                 return Err(refusal);
             }
@@ -227,7 +257,8 @@ fn may_be_elsewhere(error: &OpenError) -> bool {
     }
 }
 
-fn refusal(target: &Target, node: &NodeId, error: OpenError, waited: Duration) -> Refusal {
+/// `sent`: bytes of the opener went out behind the open, so only the node's own word says that nothing reached the service.
+fn refusal(target: &Target, node: &NodeId, error: OpenError, waited: Duration, sent: bool) -> Refusal {
     match error {
         OpenError::Refused(refusal) => refusal,
         OpenError::Timeout => {
@@ -238,6 +269,13 @@ fn refusal(target: &Target, node: &NodeId, error: OpenError, waited: Duration) -
             format!("the session of {node} carries as much as it may; try again or close something"),
         )
         .retry_after(limits::SATURATED_RETRY),
+        OpenError::Lost(end) if sent => Refusal::new(
+            Code::Lost,
+            format!(
+                "the session of {node} ended before {target} answered: {end}. Whether what was sent reached the service is \
+                 unknown"
+            ),
+        ),
         // The opener's bytes are still here, so even after the open was sent nothing reached the service.
         OpenError::Ended(end) | OpenError::Lost(end) => Refusal::new(
             Code::NodeOffline,
@@ -252,5 +290,26 @@ fn refusal(target: &Target, node: &NodeId, error: OpenError, waited: Duration) -
                 sanitize(&what, limits::TEXT)
             ),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use reachback_link::SessionEnd;
+
+    use super::*;
+
+    #[test]
+    fn nothing_was_sent_is_said_only_where_it_is_true() {
+        let (target, node) = ("edge-7/rpc".parse().unwrap(), "edge-7".parse().unwrap());
+        let told = |error, sent| refusal(&target, &node, error, Duration::ZERO, sent);
+        let end = || SessionEnd::new(Code::Lost, "cut");
+        let kept = told(OpenError::Lost(end()), false);
+        assert_eq!(kept.code, Code::NodeOffline);
+        assert!(kept.message.contains("Nothing was sent"), "{kept}");
+        let unknown = told(OpenError::Lost(end()), true);
+        assert_eq!(unknown.code, Code::Lost);
+        assert!(unknown.message.contains("unknown"), "{unknown}");
+        assert_eq!(told(OpenError::Ended(end()), true).code, Code::NodeOffline, "the open was never sent");
     }
 }

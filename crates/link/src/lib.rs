@@ -44,7 +44,7 @@ pub use held::{HeldSocket, own_uid};
 pub use local_socket::{SocketError, SocketFile, SocketPlace, SocketWords};
 pub use memory::{MemoryBudget, Reserved};
 pub use mux::{
-    ControlInbox, Driver, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
+    ControlInbox, Driver, Early, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
     SessionConfig, SessionEnd, StreamEnd, StreamIo, Substream, session,
 };
 pub use net::{Net, RealNet, is_this_machine};

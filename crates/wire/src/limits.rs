@@ -65,6 +65,10 @@ pub const ACCEPTED_AFTER: Duration = Duration::from_millis(20);
 /// relaying explorer has to keep it until then, so it is small. One full record fits.
 pub const EARLY_BYTES_MAX: usize = 64 * KIB;
 
+/// What an explorer or a client sends early of what a visitor says: most first requests fit, and an explorer that
+/// keeps it for another try keeps no more than this of each.
+pub const EARLY_READ: usize = 16 * KIB;
+
 /// Opens of one service of one node that wait for a reply at the same time: a service that hangs takes at
 /// most half of the mux's backlog of unanswered opens with it and leaves the rest to its neighbours.
 pub const SERVICE_OPENS_IN_FLIGHT: usize = 128;

@@ -140,7 +140,7 @@ impl Inbound {
                 stats::count(&self.raw.shared().stats.substreams_accepted);
                 self.raw.release();
                 self.raw.counted();
-                Ok((Substream::new(*self.raw, early.freeze()), value))
+                Ok((Substream::new(*self.raw, early.freeze(), None), value))
             }
             Err(refusal) => {
                 self.answer_with(FrameType::Refused, &refusal).await;

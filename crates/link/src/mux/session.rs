@@ -4,7 +4,6 @@
 //! and the one who does the work is the [`Driver`](super::Driver).
 
 use std::{
-    future::poll_fn,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -13,10 +12,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use reachback_wire::{
-    Code, ControlMessage, FrameDecoder, FrameType, Open, Opened, Refusal, Stage, frame, limits,
-    record::RECORD_HEADER_LEN, text,
-};
+use reachback_wire::{Code, ControlMessage, Open, limits, record::RECORD_HEADER_LEN};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
@@ -24,9 +20,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    OpenError, SessionEnd, StreamEnd, Substream,
+    OpenError, SessionEnd, Substream,
     ledger::Ledger,
-    substream::{Outgoing, Raw},
+    opening::{Answered, Early, negotiate},
+    substream::Raw,
 };
 use crate::{
     Congestion, Side,
@@ -117,7 +114,19 @@ impl Session {
     ///
     /// # Errors
     /// [`OpenError::Refused`] and [`OpenError::Ended`] guarantee that nothing reached the service.
-    pub async fn open(&self, mut open: Open) -> Result<Substream, OpenError> {
+    pub async fn open(&self, open: Open) -> Result<Substream, OpenError> {
+        self.open_with(open, None).await
+    }
+
+    /// As [`Session::open`], sending what `early` has to say before the answer comes.
+    ///
+    /// # Errors
+    /// As [`Session::open`]; after any other error what was sent early may have reached the service.
+    pub async fn open_early(&self, open: Open, early: &mut Early<'_>) -> Result<Substream, OpenError> {
+        self.open_with(open, Some(early)).await
+    }
+
+    async fn open_with(&self, mut open: Open, early: Option<&mut Early<'_>>) -> Result<Substream, OpenError> {
         let allowed = open.deadline_ms.map_or(limits::OPEN_TIMEOUT, Duration::from_millis);
         let deadline = Instant::now() + allowed;
         let mut raw = match timeout_at(deadline, self.raw()).await {
@@ -132,15 +141,15 @@ impl Session {
             let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
             open.deadline_ms = Some(u64::try_from(left).unwrap_or(u64::MAX));
         }
-        let answer = match timeout_at(deadline, negotiate(&mut raw, &open)).await {
+        let answer = match timeout_at(deadline, negotiate(&mut raw, &open, early)).await {
             Ok(answer) => answer,
             Err(_) => Err(OpenError::Timeout),
         };
         match answer {
-            Ok(early) => {
+            Ok(Answered { rest, unsent }) => {
                 stats::count(&self.shared.stats.substreams_opened);
                 raw.counted();
-                Ok(Substream::new(*raw, early))
+                Ok(Substream::new(*raw, rest, unsent))
             }
             Err(error) => {
                 if matches!(error, OpenError::Refused(_)) {
@@ -230,40 +239,6 @@ impl Session {
         match self.shared.requests.send(request).await {
             Ok(()) => Ok(()),
             Err(_) => Err(self.ended().await),
-        }
-    }
-}
-
-/// Sends `Open` and reads frames until the answer. Returns what came behind it.
-async fn negotiate(raw: &mut Raw, open: &Open) -> Result<bytes::Bytes, OpenError> {
-    let mut request = Outgoing::framed(frame::encode(FrameType::Open, open));
-    let written = poll_fn(|cx| raw.poll_write(cx, &mut request)).await;
-    if let Err(StreamEnd::Lost(end)) = written {
-        return Err(OpenError::Lost(end));
-    }
-    // Another error to write may be a refusal's shadow: the answer is read all the same.
-    let mut answers = FrameDecoder::new(Stage::OpenReply);
-    loop {
-        match answers.next() {
-            Ok(Some(answer)) => match answer.kind {
-                FrameType::Accepted => {}
-                FrameType::Opened => {
-                    answer.parse::<Opened>().map_err(|error| OpenError::Protocol(error.to_string()))?;
-                    return Ok(answers.take_rest());
-                }
-                _ => {
-                    let refusal: Refusal =
-                        answer.parse().map_err(|error| OpenError::Protocol(error.to_string()))?;
-                    let message = text::sanitize(&refusal.message, limits::END_TEXT_MAX);
-                    return Err(OpenError::Refused(Refusal { message, ..refusal }));
-                }
-            },
-            Ok(None) => match poll_fn(|cx| raw.poll_read(cx)).await {
-                Ok(bytes) => answers.push(bytes),
-                Err(StreamEnd::Lost(end)) => return Err(OpenError::Lost(end)),
-                Err(_) => return Err(OpenError::Protocol("the open was reset instead of answered".into())),
-            },
-            Err(error) => return Err(OpenError::Protocol(error.to_string())),
         }
     }
 }

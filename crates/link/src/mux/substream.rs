@@ -71,12 +71,13 @@ enum Outcome {
 }
 
 impl Substream {
-    pub(super) fn new(raw: Raw, early: Bytes) -> Self {
+    /// `early` was received before it was open; `unsent` was begun and is sent before anything else.
+    pub(super) fn new(raw: Raw, early: Bytes, unsent: Option<Outgoing>) -> Self {
         let mut records = RecordDecoder::new(Delivery::Streamed);
         if !early.is_empty() {
             records.push(early);
         }
-        Self { raw, records, unsent: None, sent_end: false, received_end: false }
+        Self { raw, records, unsent, sent_end: false, received_end: false }
     }
 
     /// The next record. `Record::End` is handed out once, then the direction is [`StreamEnd::Finished`]. Cancel-safe.
@@ -290,6 +291,11 @@ impl Outgoing {
     #[cfg(test)]
     pub(crate) fn kind(&self) -> u8 {
         self.bytes[0]
+    }
+
+    /// The payload, if this is a record.
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.bytes[record::RECORD_HEADER_LEN..]
     }
 
     /// Bytes of payload, if this is a record.
