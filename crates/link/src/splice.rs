@@ -50,7 +50,7 @@ pub enum SpliceError {
 }
 
 /// Records handled in one turn, after which other tasks have theirs.
-const RECORDS_A_TURN: usize = 32;
+const RECORDS_A_TURN: usize = 4;
 
 /// Copies between a substream and a local pipe. Dropping the future, polled or not, resets both.
 pub fn splice(substream: Substream, local: Transport) -> impl Future<Output = Spliced> + Send {

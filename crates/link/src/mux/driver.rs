@@ -24,7 +24,7 @@ use super::{
     ControlInbox, Incoming, Pulse, Session, SessionConfig, SessionEnd,
     control::{Control, Event},
     layer::{Layer, LayerIo},
-    session::{Request, Requests, Shared},
+    session::{Request, Shared},
     substream::Raw,
 };
 use crate::{Side, Transport, stats, tuning::Tuning};
@@ -37,7 +37,6 @@ pub struct Driver {
     connection: Option<yamux::Connection<LayerIo>>,
     layer: Arc<Mutex<Layer>>,
     tuning: Tuning,
-    requests: Requests,
     opens: VecDeque<(OwnedSemaphorePermit, oneshot::Sender<Box<Raw>>)>,
     incoming: mpsc::Sender<Box<Raw>>,
     control: Option<Control>,
@@ -68,7 +67,7 @@ const FIRST_PROBE: u64 = 1 << 63;
 
 /// Builds a session on an established transport.
 pub fn session(transport: Transport, config: SessionConfig) -> (Session, Incoming, ControlInbox, Driver) {
-    let (shared, requests) = Shared::new(&config);
+    let shared = Shared::new(&config);
     stats::count(&config.stats.sessions_started);
     let layer = Arc::new(Mutex::new(Layer::new(transport, Arc::clone(&shared))));
     let mode = match config.side {
@@ -86,7 +85,6 @@ pub fn session(transport: Transport, config: SessionConfig) -> (Session, Incomin
         connection: Some(connection),
         layer,
         tuning: Tuning::new(config.congestion),
-        requests,
         opens: VecDeque::new(),
         incoming,
         control: None,
@@ -114,6 +112,8 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<SessionEnd> {
         let this = self.get_mut();
+        this.shared.requests().register(cx.waker());
+        this.layer.lock().begin_turn();
         this.turn(cx);
         if this.shared.end().is_none() {
             this.judge(cx);
@@ -132,7 +132,7 @@ impl Driver {
     fn turn(&mut self, cx: &mut Context<'_>) {
         loop {
             self.open_control(cx);
-            self.take_requests(cx);
+            self.take_requests();
             self.open_streams(cx);
             let accepted = self.poll_mux(cx);
             // Streams that were given up and that the mux has let go of just now make room, and it wakes nobody for
@@ -169,9 +169,9 @@ impl Driver {
         }
     }
 
-    fn take_requests(&mut self, cx: &mut Context<'_>) {
+    fn take_requests(&mut self) {
         while self.unsent.is_none() {
-            let Poll::Ready(Some(request)) = self.requests.work.poll_recv(cx) else { break };
+            let Some(request) = self.shared.requests().next() else { break };
             match request {
                 Request::Open(permit, reply) => self.opens.push_back((permit, reply)),
                 Request::Send(message) => self.unsent = Some(message),
@@ -180,7 +180,7 @@ impl Driver {
             self.send_unsent();
         }
         // Last, so that what was said before the goodbye goes before it.
-        if let Poll::Ready(Some(end)) = self.requests.closing.poll_recv(cx) {
+        if let Some(end) = self.shared.requests().closing() {
             self.close(end);
         }
     }
@@ -444,6 +444,7 @@ impl Driver {
         self.connection = None;
         self.control = None;
         self.opens.clear();
+        self.shared.requests().end();
         self.shared.announce_end();
     }
 

@@ -49,6 +49,8 @@ pub(super) struct Layer {
     /// The crate's own ping that waits for its answer.
     pinged: Option<u32>,
     received: u64,
+    /// Bytes that may still move in this turn of the driver.
+    turn: usize,
 }
 
 enum Reading {
@@ -83,7 +85,22 @@ impl Layer {
             pongs: Vec::new(),
             pinged: None,
             received: 0,
+            turn: limits::TURN_BYTES,
         }
+    }
+
+    /// The driver has its turn: so much may move until others have theirs.
+    pub(super) fn begin_turn(&mut self) {
+        self.turn = limits::TURN_BYTES;
+    }
+
+    /// Pending, with another turn asked for, once enough has moved in this one.
+    fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.turn > 0 {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Bytes received so far: the inbound clock of liveness.
@@ -182,6 +199,7 @@ impl Layer {
     /// Fetches headers, and what is behind them, into the prefetch buffer. Returns how much. 0 is the end of the
     /// transport, and of the session.
     fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let outcome = match self.slot.poll_readable(cx) {
             Poll::Ready(Ok(())) => {
                 // A plain read that is not filled tells the runtime that the socket is empty, without asking it again.
@@ -197,6 +215,7 @@ impl Layer {
     /// Fetches into `first`, which is the body of a frame, and behind it the next header. Returns what came into
     /// `first`. 0 is the end of the transport, and of the session.
     fn poll_fetch_into(&mut self, cx: &mut Context<'_>, first: &mut [u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let outcome = match self.slot.poll_readable(cx) {
             Poll::Ready(Ok(())) => {
                 // Little: what is fetched here of the next body is copied once more.
@@ -224,6 +243,7 @@ impl Layer {
             }
             Poll::Ready(Ok(n)) => {
                 self.received += n as u64;
+                self.turn = self.turn.saturating_sub(n);
                 stats::add(&self.shared.stats.bytes_in, n as u64);
                 self.prefetch.fetched(n.saturating_sub(direct));
                 Poll::Ready(Ok(if direct == 0 { n } else { n.min(direct) }))
@@ -320,6 +340,7 @@ impl Layer {
 
     /// One write; returns how many bytes of `body` it took.
     fn poll_write_once(&mut self, cx: &mut Context<'_>, body: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_turn(cx));
         let collected = self.collected.len() - self.collected_from;
         let offered = collected + body.len();
         let buffers = [IoSlice::new(&self.collected[self.collected_from..]), IoSlice::new(body)];
@@ -338,6 +359,7 @@ impl Layer {
         }
         .inspect_err(|error| self.shared.set_end(Code::Lost, describe(error)))?;
         stats::add(&self.shared.stats.bytes_out, n as u64);
+        self.turn = self.turn.saturating_sub(n);
         self.blocked = n < offered;
         if n < collected {
             self.collected_from += n;
@@ -466,5 +488,61 @@ pub(crate) fn describe(error: &io::Error) -> String {
         io::ErrorKind::TimedOut => "the network swallowed what was sent (TCP timeout)".into(),
         io::ErrorKind::UnexpectedEof => "the connection was cut in the middle of a message".into(),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::{Wake, Waker},
+    };
+
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::{Congestion, MemoryBudget, SessionConfig, Side, Stats};
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test]
+    async fn after_its_turn_a_busy_session_lets_others_have_theirs() {
+        let (near, mut far) = Transport::memory_pair(4 * limits::TURN_BYTES);
+        let shared = Shared::new(&SessionConfig {
+            side: Side::Acceptor,
+            heartbeat: limits::HEARTBEAT,
+            max_open: 1,
+            stats: Arc::new(Stats::default()),
+            budget: Arc::new(MemoryBudget::new(usize::MAX)),
+            congestion: Congestion::default(),
+        });
+        // One frame after the other on a stream that nobody knows.
+        let mut frame = vec![0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0x40, 0];
+        frame.resize(header::LEN + 0x4000, 7);
+        for _ in 0..3 * limits::TURN_BYTES / frame.len() {
+            far.write_all(&frame).await.unwrap();
+        }
+        let mut layer = Layer::new(near, shared);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut buffer = vec![0; 65_536];
+        for turn in 1..=2 {
+            layer.begin_turn();
+            let mut moved = 0;
+            while let Poll::Ready(read) = layer.poll_read(&mut cx, &mut buffer) {
+                moved += read.unwrap();
+            }
+            let most = limits::TURN_BYTES + frame.len();
+            assert!((limits::TURN_BYTES / 2..=most).contains(&moved), "{moved} bytes in turn {turn}");
+            assert_eq!(woken.0.load(Ordering::Relaxed), turn, "it asks for another turn");
+        }
     }
 }

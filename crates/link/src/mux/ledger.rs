@@ -45,6 +45,8 @@ struct Entry {
     /// Reset by the peer, whatever of it is still unread.
     reset: bool,
     condemned: bool,
+    /// An owner that has handed over as much as one stream may, and wants to know when it may go on.
+    sender: Option<Waker>,
     /// An owner that does not read now and wants to know when the stream is torn.
     watcher: Option<Waker>,
 }
@@ -93,7 +95,7 @@ impl Ledger {
         entry.remote_done |= header.has(header::FIN | header::RST);
         if header.has(header::RST) {
             entry.reset = true;
-            entry.wake_watcher();
+            entry.wake();
         }
         let (over, gone) = (entry.unread > limits::STREAM_UNREAD_MAX, entry.local_done && entry.remote_done);
         if gone {
@@ -149,7 +151,14 @@ impl Ledger {
 
     /// Whether a stream may hand over `len` more bytes for sending; if not, `waker` is woken when it may try again.
     pub(super) fn may_send(&mut self, stream: u32, len: usize, waker: &Waker) -> bool {
-        let held = self.entries.get(&stream).map_or(0, |entry| entry.sending);
+        let held = match self.entries.get_mut(&stream) {
+            Some(entry) if entry.sending >= limits::STREAM_SENDING_MAX => {
+                entry.sender = Some(waker.clone());
+                return false;
+            }
+            Some(entry) => entry.sending,
+            None => 0,
+        };
         if self.account.sending() < limits::SESSION_SENDING_MAX || (held == 0 && len <= limits::SMALL_RECORD)
         {
             return true;
@@ -195,7 +204,7 @@ impl Ledger {
         for stream in std::mem::take(&mut self.victims) {
             if let Some(entry) = self.entries.get_mut(&stream) {
                 self.account.release(std::mem::take(&mut entry.unread));
-                entry.wake_watcher();
+                entry.wake();
                 cores.push(entry.core.clone());
             }
         }
@@ -223,7 +232,7 @@ impl Ledger {
             self.account.has_given();
         }
         for (_, mut entry) in std::mem::take(&mut self.entries) {
-            entry.wake_watcher();
+            entry.wake();
         }
         for (_, waker) in self.waiting_to_send.drain(..) {
             waker.wake();
@@ -237,6 +246,11 @@ impl Ledger {
         self.account.sent(body);
         if let Some(entry) = self.entries.get_mut(&stream) {
             entry.sending = entry.sending.saturating_sub(body);
+            if entry.sending <= limits::STREAM_SENDING_MAX / 2
+                && let Some(sender) = entry.sender.take()
+            {
+                sender.wake();
+            }
             if entry.sending == 0 && entry.local_done && entry.remote_done {
                 self.entries.remove(&stream);
             }
@@ -278,9 +292,10 @@ impl Ledger {
 }
 
 impl Entry {
-    fn wake_watcher(&mut self) {
-        if let Some(watcher) = self.watcher.take() {
-            watcher.wake();
+    /// Wakes the owner: the stream is no longer what it was.
+    fn wake(&mut self) {
+        for waker in [self.watcher.take(), self.sender.take()].into_iter().flatten() {
+            waker.wake();
         }
     }
 }
@@ -297,10 +312,25 @@ fn charge(body: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     fn data(stream: u32, flags: u16, len: u32) -> Header {
         Header { kind: Kind::Data, flags, stream, value: len }
+    }
+
+    struct Count(Arc<AtomicUsize>);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn counting_waker() -> (Arc<AtomicUsize>, Waker) {
+        let woken = Arc::<AtomicUsize>::default();
+        (woken.clone(), Waker::from(Arc::new(Count(woken))))
     }
 
     fn ledger() -> (Ledger, Arc<MemoryBudget>) {
@@ -386,14 +416,36 @@ mod tests {
     }
 
     #[test]
+    fn one_stream_hands_over_no_more_than_its_share_and_is_woken_when_half_is_gone() {
+        let (mut ledger, _budget) = ledger();
+        let (woken, waker) = counting_waker();
+        ledger.attach(1, Weak::new(), None);
+        let mut records = 0;
+        while ledger.may_send(1, 65_536, &waker) {
+            ledger.handed_over(1, 65_536);
+            records += 1;
+        }
+        assert_eq!(records * limits::RECORD_MAX, limits::STREAM_SENDING_MAX);
+        ledger.sent(&data(1, 0, 65_536));
+        assert_eq!(woken.load(Ordering::Relaxed), 0);
+        ledger.sent(&data(1, 0, 65_536));
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        assert!(ledger.may_send(1, 65_536, &waker));
+    }
+
+    #[test]
     fn a_full_send_queue_still_takes_one_small_record_a_stream() {
         let (mut ledger, budget) = ledger();
         let waker = Waker::noop();
-        for stream in [1, 3] {
-            ledger.attach(stream, Weak::new(), None);
+        let streams: Vec<u32> = (1..60).step_by(2).collect();
+        for stream in &streams {
+            ledger.attach(*stream, Weak::new(), None);
         }
-        while ledger.may_send(1, 65_536, waker) {
-            ledger.handed_over(1, 65_536);
+        let (small, bulk) = streams.split_last().unwrap();
+        for stream in bulk {
+            while ledger.may_send(*stream, 65_536, waker) {
+                ledger.handed_over(*stream, 65_536);
+            }
         }
         assert!(ledger.account.sending() >= limits::SESSION_SENDING_MAX);
         assert_eq!(
@@ -401,12 +453,12 @@ mod tests {
             ledger.account.sending(),
             "what waits to be sent is memory of the process too"
         );
-        assert!(!ledger.may_send(3, 65_536, waker));
-        assert!(ledger.may_send(3, limits::SMALL_RECORD, waker));
-        ledger.handed_over(3, 100);
-        assert!(!ledger.may_send(3, 100, waker), "one, not two");
+        assert!(!ledger.may_send(*small, 65_536, waker));
+        assert!(ledger.may_send(*small, limits::SMALL_RECORD, waker));
+        ledger.handed_over(*small, 100);
+        assert!(!ledger.may_send(*small, 100, waker), "one, not two");
         ledger.sent(&data(1, 0, 65_536));
-        assert!(ledger.may_send(3, 65_536, waker));
+        assert!(ledger.may_send(*small, 65_536, waker));
         drop(ledger);
         assert_eq!(budget.used(), 0);
     }

@@ -4,17 +4,21 @@
 //! and the one who does the work is the [`Driver`](super::Driver).
 
 use std::{
+    collections::VecDeque,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    task::Waker,
     time::Duration,
 };
 
+use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use reachback_wire::{Code, ControlMessage, Open, limits, record::RECORD_HEADER_LEN};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -78,9 +82,7 @@ pub(super) struct Shared {
     rtt_us: AtomicU64,
     /// Bytes that a record should have at most on this path.
     record_size: AtomicUsize,
-    requests: mpsc::Sender<Request>,
-    /// A wish to end does not queue behind what can't be sent.
-    closing: mpsc::Sender<SessionEnd>,
+    requests: Requests,
     permits: Arc<Semaphore>,
     max_open: u32,
     end: Mutex<Option<SessionEnd>>,
@@ -97,11 +99,22 @@ pub(super) enum Request {
     Probe(oneshot::Sender<()>),
 }
 
-/// What the driver is told, in two queues.
+/// What the driver is told. No channel: an idle one costs every session of a large fleet a kilobyte.
+#[derive(Default)]
 pub(super) struct Requests {
-    pub(super) work: mpsc::Receiver<Request>,
-    /// Say goodbye and end, for this reason.
-    pub(super) closing: mpsc::Receiver<SessionEnd>,
+    asked: Mutex<Asked>,
+    /// A place became free in the queue.
+    room: Notify,
+    driver: AtomicWaker,
+}
+
+#[derive(Default)]
+struct Asked {
+    work: VecDeque<Request>,
+    /// Say goodbye and end, for this reason. A wish to end does not queue behind what can't be sent.
+    closing: Option<SessionEnd>,
+    /// Nobody takes anything any more.
+    over: bool,
 }
 
 impl Session {
@@ -171,8 +184,7 @@ impl Session {
     /// Ends the session for this reason. The peer is told with `Bye` if the transport takes it within
     /// [`limits::CLOSE_FLUSH`]; unfinished substreams end `lost`.
     pub fn close(&self, code: Code, message: &str) {
-        // Room for one: who comes second, or after the end, changes nothing.
-        let _ = self.shared.closing.try_send(SessionEnd::new(code, message));
+        self.shared.requests.close(SessionEnd::new(code, message));
     }
 
     /// Why the session is over, once it is.
@@ -236,18 +248,72 @@ impl Session {
     }
 
     async fn request(&self, request: Request) -> Result<(), SessionEnd> {
-        match self.shared.requests.send(request).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.ended().await),
+        if self.shared.requests.send(request).await { Ok(()) } else { Err(self.ended().await) }
+    }
+}
+
+impl Requests {
+    /// Waits for room. False if nobody takes requests any more.
+    async fn send(&self, request: Request) -> bool {
+        let mut request = Some(request);
+        loop {
+            let mut room = pin!(self.room.notified());
+            // From here on no place that becomes free is missed.
+            room.as_mut().enable();
+            {
+                let mut asked = self.asked.lock();
+                if asked.over {
+                    return false;
+                }
+                if asked.work.len() < limits::SESSION_REQUESTS {
+                    asked.work.extend(request.take());
+                    drop(asked);
+                    self.driver.wake();
+                    return true;
+                }
+            }
+            room.await;
         }
+    }
+
+    /// Who comes second, or after the end, changes nothing.
+    fn close(&self, end: SessionEnd) {
+        self.asked.lock().closing.get_or_insert(end);
+        self.driver.wake();
+    }
+
+    /// For the driver: the next piece of work. It is woken when there is more.
+    pub(super) fn next(&self) -> Option<Request> {
+        let request = self.asked.lock().work.pop_front()?;
+        self.room.notify_one();
+        Some(request)
+    }
+
+    /// For the driver: the wish to end, once.
+    pub(super) fn closing(&self) -> Option<SessionEnd> {
+        self.asked.lock().closing.take()
+    }
+
+    /// For the driver, at the beginning of each turn: who is to be woken.
+    pub(super) fn register(&self, driver: &Waker) {
+        self.driver.register(driver);
+    }
+
+    /// For the driver, at its end: who waits is told by the drop of what it asked for.
+    pub(super) fn end(&self) {
+        let left = {
+            let mut asked = self.asked.lock();
+            asked.over = true;
+            std::mem::take(&mut asked.work)
+        };
+        drop(left);
+        self.room.notify_waiters();
     }
 }
 
 impl Shared {
-    pub(super) fn new(config: &SessionConfig) -> (Arc<Self>, Requests) {
-        let (requests, work) = mpsc::channel(limits::SESSION_REQUESTS);
-        let (closing, close) = mpsc::channel(1);
-        let shared = Self {
+    pub(super) fn new(config: &SessionConfig) -> Arc<Self> {
+        Arc::new(Self {
             stats: Arc::clone(&config.stats),
             budget: Arc::clone(&config.budget),
             ledger: Mutex::new(Ledger::new(Arc::clone(&config.budget))),
@@ -256,14 +322,17 @@ impl Shared {
             stands: watch::Sender::new(false),
             rtt_us: AtomicU64::new(0),
             record_size: AtomicUsize::new(limits::RECORD_MAX),
-            requests,
-            closing,
+            requests: Requests::default(),
             permits: Arc::new(Semaphore::new(config.max_open as usize)),
             max_open: config.max_open,
             end: Mutex::new(None),
             ended: CancellationToken::new(),
-        };
-        (Arc::new(shared), Requests { work, closing: close })
+        })
+    }
+
+    /// What the driver is asked for.
+    pub(super) fn requests(&self) -> &Requests {
+        &self.requests
     }
 
     /// Bytes of payload that a record should have at most on this path.
