@@ -102,11 +102,15 @@ fn kicks_and_ages_are_told_as_they_are() {
 fn an_explorer_has_the_threads_it_was_given_and_serves_on_each() {
     let home = Home::new();
     let (mut explorer, address) = home.explorer(&["--threads", "3"]);
-    let names = fs::read_dir(format!("/proc/{}/task", explorer.pid()))
-        .unwrap()
-        .map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap().trim().to_owned());
-    let threads: BTreeSet<String> = names.filter(|name| name.starts_with("connections-")).collect();
-    assert_eq!(threads.into_iter().collect::<Vec<_>>(), ["connections-2", "connections-3"]);
+    // A new thread is given its name a moment after it has begun.
+    eventually(SOON, "its threads", || {
+        let names = fs::read_dir(format!("/proc/{}/task", explorer.pid()))
+            .unwrap()
+            .map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap().trim().to_owned());
+        let threads: BTreeSet<String> = names.filter(|name| name.starts_with("connections-")).collect();
+        let seen: Vec<String> = threads.into_iter().collect();
+        if seen == ["connections-2", "connections-3"] { Ok(()) } else { Err(seen) }
+    });
     // One after the other they land on all of them.
     let service = format!("echo={}", services::echo());
     let nodes: Vec<_> = (0..3)
