@@ -398,6 +398,7 @@ impl Driver {
                     self.shared.pulse.send_replace(Pulse::Live);
                 }
                 LivenessAction::Dead(death) => {
+                    self.layer.lock().abandon();
                     self.shared.set_end(Code::Lost, death.to_string());
                     return;
                 }

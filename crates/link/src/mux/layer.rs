@@ -113,6 +113,14 @@ impl Layer {
         tuning.follow(self.slot.transport()?)
     }
 
+    /// The peer is dead to us. If it is only one direction that fails, a reset still tells it so at once; an orderly close
+    /// would wait behind everything the peer never acknowledged.
+    pub(super) fn abandon(&self) {
+        if let Some(transport) = self.slot.transport() {
+            transport.close_with_reset(true);
+        }
+    }
+
     /// Whether everything handed to the layer is with the transport, to the end of a frame.
     pub(super) fn is_flushed(&self) -> bool {
         self.collected_len() == 0 && self.pongs.is_empty() && self.is_between_frames()
