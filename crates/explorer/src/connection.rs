@@ -11,7 +11,7 @@ use reachback_link::{
     Inbound, InboundError, Incoming, PeerAddress, Session, SessionConfig, SessionEnd, relay_until, session,
 };
 use reachback_wire::{
-    Code, OpenKind, Refusal, Target,
+    Code, OpenKind, Refusal, SessionId, Target,
     limits::CLOSE_FLUSH,
     open::{Caller, Open},
 };
@@ -34,33 +34,9 @@ use crate::{
 };
 
 /// Serves an admitted peer until its session ends.
-pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
-    let Admitted { established, id, who, peer, presence } = admitted;
-    tracing::info!(session = %id, role = ?who.role, id = %who.id, %peer, "connected");
-    let config = SessionConfig {
-        side: established.side,
-        heartbeat: hub.heartbeat,
-        max_open: limits::SUBSTREAMS_FROM_CLIENT,
-        stats: hub.link_stats.clone(),
-        budget: hub.budget.clone(),
-        congestion: hub.congestion.clone(),
-    };
-    let (session, incoming, control, driver) = session(established.transport, config);
-    let mut driving = JoinSet::new();
-    driving.spawn(driver);
-    let opener = Arc::new(Opener {
-        caller: Caller {
-            role: who.role,
-            id: who.id.to_string(),
-            session: Some(id),
-            address: Some(peer.to_string()),
-        },
-        who,
-        peer,
-    });
-
+pub(crate) async fn serve(hub: Arc<Hub>, admitted: Box<Admitted>) {
+    let Standing { id, opener, session, incoming, mut driving, mut line } = stand(&hub, admitted);
     let mut substreams = JoinSet::new();
-    let mut line = Line::new(presence, control, session.clone());
     let end = {
         let serving = serve_inbound(&hub, &opener, &session, incoming, &mut substreams);
         let stopping = async {
@@ -88,6 +64,37 @@ pub(crate) async fn serve(hub: Arc<Hub>, admitted: Admitted) {
     if timeout(CLOSE_FLUSH, goodbyes).await.is_err() {
         substreams.shutdown().await;
     }
+}
+
+/// A session that stands, and what belongs to it.
+struct Standing {
+    id: SessionId,
+    opener: Arc<Opener>,
+    session: Session,
+    incoming: Incoming,
+    driving: JoinSet<SessionEnd>,
+    line: Line,
+}
+
+/// Begins the session. Not part of [`serve`], whose task would keep the room for everything that is only needed here.
+fn stand(hub: &Hub, admitted: Box<Admitted>) -> Standing {
+    let Admitted { established, id, who, peer, presence } = *admitted;
+    tracing::info!(session = %id, role = ?who.role, id = %who.id, %peer, "connected");
+    let config = SessionConfig {
+        side: established.side,
+        heartbeat: hub.heartbeat,
+        max_open: limits::SUBSTREAMS_FROM_CLIENT,
+        stats: hub.link_stats.clone(),
+        budget: hub.budget.clone(),
+        congestion: hub.congestion.clone(),
+    };
+    let (session, incoming, control, driver) = session(established.transport, config);
+    let mut driving = JoinSet::new();
+    driving.spawn(driver);
+    let caller =
+        Caller { role: who.role, id: who.id.to_string(), session: Some(id), address: Some(peer.to_string()) };
+    let line = Line::new(presence, control, session.clone());
+    Standing { id, opener: Arc::new(Opener { caller, who, peer }), session, incoming, driving, line }
 }
 
 /// Who opens substreams on this connection.

@@ -54,7 +54,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, worker: WorkerId, socket: RawSocket, pe
     };
     match admitted {
         None => {}
-        Some(Guest::Session(admitted)) => Box::pin(connection::serve(hub, *admitted)).await,
+        Some(Guest::Session(admitted)) => Box::pin(connection::serve(hub, admitted)).await,
         Some(Guest::Http(transport)) => match plain(&hub, &peer) {
             Ok((who, _place)) => Box::pin(http::serve(hub.clone(), transport, peer, who)).await,
             Err(refusal) => Box::pin(refuse(transport, &http_refusal(refusal))).await,
