@@ -10,6 +10,8 @@ use tokio::{
     sync::oneshot,
 };
 
+use crate::limits;
+
 /// Further runtimes; dropping them ends their threads, after what runs there has been told to end.
 pub(crate) struct Runtimes {
     handles: Vec<Handle>,
@@ -48,12 +50,12 @@ impl Runtimes {
 /// # Errors
 /// When the system gives no descriptor for it.
 pub(crate) fn one() -> io::Result<Runtime> {
-    Builder::new_current_thread().enable_all().build()
+    Builder::new_current_thread().enable_all().event_interval(limits::EVENT_INTERVAL).build()
 }
 
 /// As many threads as there are cores, up to what one explorer makes use of.
 pub(crate) fn usual_threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(crate::limits::THREADS_MAX)
+    thread::available_parallelism().map_or(1, usize::from).min(limits::THREADS_MAX)
 }
 
 impl Drop for Runtimes {

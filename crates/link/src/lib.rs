@@ -31,7 +31,7 @@ pub mod sniff;
 pub mod sockopt;
 pub mod splice;
 pub mod stats;
-mod tcp_info;
+mod tcp;
 pub mod transport;
 mod tuning;
 

@@ -19,7 +19,7 @@ use tokio::{
 
 use crate::{
     sockopt,
-    tcp_info::{self, Path},
+    tcp::{self, Path},
 };
 
 /// An ordered, reliable, two-way byte pipe to one peer.
@@ -71,7 +71,7 @@ impl Transport {
     /// What the kernel has measured about the way to the peer, where there is one and the kernel says.
     pub(crate) fn path(&self) -> Option<Path> {
         let Pipe::Tcp(socket) = &self.pipe else { return None };
-        tcp_info::path(socket).inspect_err(|error| tracing::debug!(%error, "the path is not known")).ok()
+        tcp::path(socket).inspect_err(|error| tracing::debug!(%error, "the path is not known")).ok()
     }
 
     /// See [`sockopt::congestion`]; nothing for pipes without one.
@@ -79,6 +79,15 @@ impl Transport {
         match &self.pipe {
             Pipe::Tcp(socket) => sockopt::congestion(socket, name),
             Pipe::Unix(_) | Pipe::Memory(_) | Pipe::Boxed(_) => Ok(()),
+        }
+    }
+
+    /// How much the peer may send ahead of us; nothing for pipes and systems without that.
+    pub(crate) fn clamp_window(&self, bytes: usize) {
+        if let Pipe::Tcp(socket) = &self.pipe
+            && let Err(error) = tcp::clamp_window(socket, bytes)
+        {
+            tracing::debug!(%error, "the window is not clamped");
         }
     }
 

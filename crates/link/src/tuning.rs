@@ -5,6 +5,10 @@
 //! same bytes are a second of waiting. So the unsent bytes that the kernel may hold, and the size of one record, are
 //! what the path carries in 5 ms, measured by the kernel and looked at with every heartbeat.
 //!
+//! What the other end's kernel has sent and ours has not handed over is in order too. The kernel lets that grow to megabytes
+//! where the reader is the slower one, which on a short path buys nothing: so there the window is what a fast path holds,
+//! and some more.
+//!
 //! A long path that loses packets also wants another congestion control than a short one: BBR does not take a lost
 //! packet for a full line and keeps the queue at the narrowest place short, but costs a factor of two to three where
 //! the round trip is a fraction of a millisecond.
@@ -13,7 +17,7 @@ use std::{convert::Infallible, fmt, str::FromStr, time::Duration};
 
 use reachback_wire::limits;
 
-use crate::{Transport, tcp_info::Path};
+use crate::{Transport, tcp::Path};
 
 /// Which congestion control a session's TCP connection has.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,11 +58,12 @@ pub(crate) struct Tuning {
     congestion: Congestion,
     decided: bool,
     unsent: usize,
+    window: Option<usize>,
 }
 
 impl Tuning {
     pub(crate) fn new(congestion: Congestion) -> Self {
-        Self { congestion, decided: false, unsent: limits::NOTSENT_LOWAT }
+        Self { congestion, decided: false, unsent: limits::NOTSENT_LOWAT, window: None }
     }
 
     /// Looks at the path and sets what follows from it. Returns the bytes that one record should have at most, if that
@@ -78,6 +83,12 @@ impl Tuning {
                 Ok(()) => tracing::debug!(congestion = name, rtt = ?path.min_rtt, "congestion control"),
             }
             self.decided = true;
+        }
+        if let Some(window) = window(path.min_rtt)
+            .filter(|window| self.window.is_none_or(|old| old / 2 > *window || old < *window))
+        {
+            self.window = Some(window);
+            transport.clamp_window(window);
         }
         let rate = path.rate?;
         let unsent = unsent(rate);
@@ -109,6 +120,14 @@ fn unsent(rate: u64) -> usize {
     carried(rate).clamp(limits::NOTSENT_LOWAT_MIN, limits::NOTSENT_LOWAT_MAX)
 }
 
+/// What the peer may have on its way to us: twice what the fastest path of this length holds, and what keeps a reader busy
+/// that was away for a moment. `None` as long as the length is not known.
+fn window(min_rtt: Duration) -> Option<usize> {
+    let on_the_way = u128::from(2 * limits::FAST_PATH) * min_rtt.as_micros() / 1_000_000;
+    let window = usize::try_from(on_the_way).unwrap_or(usize::MAX).saturating_add(limits::SHORT_WINDOW);
+    (min_rtt > Duration::ZERO).then_some(window.min(limits::LONG_WINDOW))
+}
+
 fn record_size(rate: u64) -> usize {
     carried(rate).clamp(limits::RECORD_SLOW, limits::RECORD_MAX)
 }
@@ -133,6 +152,16 @@ mod tests {
             let rate = megabits * 1_000_000 / 8;
             assert_eq!((unsent(rate), record_size(rate)), (queue, record), "{megabits} Mbit/s");
         }
+    }
+
+    #[test]
+    fn the_window_is_small_on_a_short_path_and_the_kernels_on_a_long_one() {
+        for (micros, kibibytes) in [(50, 634), (500, 1_732), (3_000, 7_836)] {
+            let window = window(Duration::from_micros(micros)).unwrap() / 1024;
+            assert_eq!(window, kibibytes, "{micros} us");
+        }
+        assert_eq!(window(Duration::from_millis(200)), Some(limits::LONG_WINDOW));
+        assert_eq!(window(Duration::ZERO), None);
     }
 
     #[test]
@@ -163,6 +192,7 @@ mod tests {
         let mut impossible = Tuning::new("no-such-thing".parse().unwrap());
         impossible.follow(&near);
         assert_eq!(near.congestion().unwrap(), "reno");
+        assert!(tuning.window.is_some_and(|window| window < limits::LONG_WINDOW));
         near.set_unsent_limit(20_000);
         assert_eq!(near.unsent_limit().unwrap(), 20_000);
     }

@@ -209,6 +209,16 @@ pub const NOTSENT_LOWAT_MIN: usize = 16 * KIB;
 /// The most of it, on the fastest path: four records; more buys no throughput.
 pub const NOTSENT_LOWAT_MAX: usize = 256 * KIB;
 
+/// What a reader's kernel may hold for it on a path of no length: some turns of a session ([`TURN_BYTES`]), a quarter of a
+/// millisecond of the fastest machines.
+pub const SHORT_WINDOW: usize = 512 * KIB;
+
+/// The fastest path that is planned for, in bytes per second: 10 Gbit/s.
+pub const FAST_PATH: u64 = 1_250_000_000;
+
+/// Where the kernel's own limits decide: above what any gives.
+pub const LONG_WINDOW: usize = 256 * MIB;
+
 /// A record on the slowest path: 32 ms of one Mbit/s, and still a hundred times its headers.
 pub const RECORD_SLOW: usize = 4 * KIB;
 

@@ -1,5 +1,6 @@
-//! What the kernel has measured about a TCP connection (`TCP_INFO`, tcp(7)): the only one who sees the path.
-#![allow(unsafe_code, reason = "no crate in use wraps TCP_INFO")]
+//! What the kernel has measured about a TCP connection (`TCP_INFO`, tcp(7)): the only one who sees the path. And how much
+//! the peer may send ahead of us (`TCP_WINDOW_CLAMP`).
+#![allow(unsafe_code, reason = "no crate in use wraps these two options")]
 
 use std::{io, time::Duration};
 
@@ -20,6 +21,34 @@ pub(crate) struct Path {
 /// What getsockopt(2) says; `Unsupported` on other systems and on kernels before 4.9, which don't measure the rate.
 pub(crate) fn path(socket: &TcpStream) -> io::Result<Path> {
     parse(&read(socket)?).ok_or_else(|| io::ErrorKind::Unsupported.into())
+}
+
+/// Lets the peer have at most so many bytes on the way to us, or in our kernel's queue.
+///
+/// # Errors
+/// What setsockopt(2) says; `Unsupported` on other systems.
+#[cfg(target_os = "linux")]
+pub(crate) fn clamp_window(socket: &TcpStream, bytes: usize) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads one int from `bytes`, which lives until the call is over; the descriptor is open as long as
+    // `socket` is borrowed.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_WINDOW_CLAMP,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn clamp_window(_: &TcpStream, _: usize) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(target_os = "linux")]
