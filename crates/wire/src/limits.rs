@@ -179,13 +179,14 @@ pub const READ_PREFETCH: usize = 4 * KIB;
 /// body, which is copied once more then.
 pub const READ_BEHIND: usize = KIB;
 
-/// What one stream may have handed over for sending and the transport has not taken: four records keep the line busy, and
-/// streams take turns in front of the mux instead of queueing behind the one that was there first.
-pub const STREAM_SENDING_MAX: usize = 4 * RECORD_MAX;
+/// What one stream may have handed over for sending and the transport has not taken: two records keep the line busy, and
+/// streams take turns in front of the mux instead of queueing behind the one that was there first. Half of the first window
+/// of a stream, so that streams whose windows have grown get no more than others.
+pub const STREAM_SENDING_MAX: usize = 2 * RECORD_MAX;
 
-/// What a session moves in each direction's turn before other tasks of its thread have theirs: a fifth of a millisecond of
+/// What a session moves in each direction's turn before other tasks of its thread have theirs: a tenth of a millisecond of
 /// a fast machine, so that who waits for a small answer does not wait for megabytes of somebody else.
-pub const TURN_BYTES: usize = 512 * KIB;
+pub const TURN_BYTES: usize = 256 * KIB;
 
 /// Bytes gathered into one vectored write: one frame of the mux with its header, or hundreds of small ones.
 pub const WRITE_BATCH: usize = 64 * KIB;
