@@ -3,7 +3,7 @@
 //! What is in the kernel's queue is in order, so a small answer waits behind all of it. How much that costs depends on
 //! the path: on a fast one the queue should hold enough to keep the line busy between two wake-ups, on a slow one the
 //! same bytes are a second of waiting. So the unsent bytes that the kernel may hold, and the size of one record, are
-//! what the path carries in 5 ms, measured by the kernel and looked at with every heartbeat.
+//! what a path of 3 ms or more carries in 5 ms, measured by the kernel and looked at with every heartbeat.
 //!
 //! What the other end's kernel has sent and ours has not handed over is in order too. The kernel lets that grow to megabytes
 //! where the reader is the slower one, which on a short path buys nothing: so there the window is what a fast path holds,
@@ -90,7 +90,8 @@ impl Tuning {
             self.window = Some(window);
             transport.clamp_window(window);
         }
-        let rate = path.rate?;
+        // On a short path a sample says more about who had the processor than about the path.
+        let rate = path.rate.filter(|_| path.min_rtt >= limits::LONG_PATH)?;
         let unsent = unsent(rate);
         if unsent != self.unsent {
             self.unsent = unsent;
