@@ -12,7 +12,7 @@ use std::{
     ffi::OsStr,
     fmt, fs,
     io::{self, ErrorKind},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -220,6 +220,9 @@ impl Tunnel {
             Peer::SshR => ssh::commands(tools, hub, edge, &directory)?,
             Peer::Reachback => commands::reachback(tools, hub, edge, &directory)?,
         };
+        if peer != Peer::Direct {
+            until_free(hub, tunnel.visitors)?;
+        }
         for (number, command) in commands.into_iter().enumerate() {
             let child = spawn(command, &directory.join(format!("{number}.log")))?;
             tunnel.children.push(child);
@@ -250,6 +253,20 @@ impl Tunnel {
                 return Err(io::Error::other(format!("{} does not come up: {error}\n{said}", self.peer)));
             }
             pass(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Waits until nobody listens there: a server that was ended may have left a child that takes a moment longer.
+fn until_free(side: &Side, address: SocketAddr) -> io::Result<()> {
+    let begun = now();
+    loop {
+        match side.within(|| TcpListener::bind(address))? {
+            Ok(_) => return Ok(()),
+            Err(error) if begun.elapsed() > COMING_UP => {
+                return Err(io::Error::new(error.kind(), format!("{address} does not become free: {error}")));
+            }
+            Err(_) => pass(Duration::from_millis(20)),
         }
     }
 }
