@@ -218,7 +218,7 @@ async fn a_goodbye_waits_behind_a_frame_that_is_half_written() {
         let mut peer = RawPeer::new(near, side);
         peer.control().await;
         let (_, mut substream) = peer.substream(&mut ours).await;
-        substream.send(RecordKind::Data, &[7; 200_000]).await.unwrap();
+        substream.send(RecordKind::Data, &[7; 100_000]).await.unwrap();
         // Nobody reads: the pipe is full in the middle of a frame.
         tokio::time::sleep(Duration::from_millis(1)).await;
         ours.session.close(Code::Draining, "going home");
