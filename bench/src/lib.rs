@@ -13,6 +13,7 @@
 //! * [`procs`]: what those processes cost, from `/proc`;
 //! * [`suite`]: what is measured of one tunnel; [`run`]: of all of them in turn; [`links`]: over a long link;
 //! * [`fleet`]: thousands of nodes with real connections on one explorer;
+//! * [`program`]: how the programs of this package say what they do, and end;
 //! * [`report`]: results as JSON, tables, bars met and missed, and the comparison with the last ones.
 //!
 //! Linux only. The emulator needs root (`CAP_NET_ADMIN`, `CAP_SYS_ADMIN`); what needs it and lacks it is reported as not
@@ -32,6 +33,8 @@ pub mod load;
 pub mod peers;
 #[cfg(feature = "load")]
 pub mod procs;
+#[cfg(feature = "load")]
+pub mod program;
 #[cfg(feature = "load")]
 pub mod report;
 #[cfg(feature = "load")]

@@ -81,7 +81,8 @@ fn link_settings() -> Settings {
 /// not measured.
 pub fn run(plan: &Plan, tools: &Tools, say: &mut dyn FnMut(&str)) -> io::Result<Results> {
     let settings = plan.settings();
-    let mut results = empty(plan, &settings);
+    let mut results =
+        Results::new(plan.date.clone(), plan.commit.clone(), machine(), plan.quick, settings.clone());
     let files = sys::raise_open_files()?;
     let wanted = settings.idle.iter().max().map_or(0, |idle| 2 * *idle as u64) + FILES_SPARE;
     if files < wanted {
@@ -181,21 +182,4 @@ fn links(tools: &Tools, peers: &[Peer], results: &mut Results, say: &mut dyn FnM
 
 fn did_not_start(error: io::Error) -> Measured {
     Measured { failed: BTreeMap::from([("all".to_owned(), error.to_string())]), ..Measured::default() }
-}
-
-fn empty(plan: &Plan, settings: &Settings) -> Results {
-    Results {
-        date: plan.date.clone(),
-        commit: plan.commit.clone(),
-        machine: machine(),
-        quick: plan.quick,
-        foreign_cores: 0.0,
-        settings: settings.clone(),
-        versions: BTreeMap::new(),
-        loopback: BTreeMap::new(),
-        links: BTreeMap::new(),
-        congestion: BTreeMap::new(),
-        fleet: None,
-        not_measured: BTreeMap::new(),
-    }
 }

@@ -11,7 +11,8 @@ use clap::{Args, Parser, Subcommand};
 use reachback_bench::{
     load::service,
     peers::{Peer, Tools},
-    report::{Results, bars, document, regress, tables},
+    program,
+    report::{Results, bars, document, json, regress, tables},
     run::{Part, Plan, run},
 };
 
@@ -92,14 +93,7 @@ fn main() -> ExitCode {
         Command::Report(arguments) => report(&arguments),
         Command::Serve { listen } => service::serve(listen),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is left to tell when even standard error is closed.
-            let _unheard = writeln!(io::stderr(), "bench: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::end("bench", outcome)
 }
 
 fn measure(arguments: RunArguments) -> io::Result<()> {
@@ -108,11 +102,7 @@ fn measure(arguments: RunArguments) -> io::Result<()> {
     let tools = Tools { reachback: reachback.canonicalize()?, fetched: std::path::absolute(tools)? };
     let plan = Plan { quick, isolated, only, skip, date, commit };
     let before = against.as_deref().map(Results::read).transpose()?;
-    let mut say = |line: &str| {
-        // Progress only.
-        let _unheard = writeln!(io::stderr(), "bench: {line}");
-    };
-    let results = run(&plan, &tools, &mut say)?;
+    let results = run(&plan, &tools, &mut |line: &str| program::say("bench", line))?;
     results.write(&out)?;
     show(&results, &out)?;
     match before {
@@ -188,9 +178,7 @@ fn compare(before: &Results, results: &Results) -> io::Result<()> {
 fn report(arguments: &ReportArguments) -> io::Result<()> {
     let mut results = Results::read(&arguments.results)?;
     if let Some(fleet) = &arguments.fleet {
-        let text = std::fs::read_to_string(fleet)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", fleet.display())))?;
-        results.fleet = Some(serde_json::from_str(&text)?);
+        results.fleet = Some(json::read(fleet)?);
         results.write(&arguments.results)?;
     }
     let said = document::explanations(&arguments.explanations)?;

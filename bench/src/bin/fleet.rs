@@ -17,7 +17,8 @@ use reachback_bench::{
     },
     links,
     load::service,
-    report::tables,
+    program,
+    report::{json, tables},
 };
 
 /// The congestion control of all connections.
@@ -84,14 +85,7 @@ fn main() -> ExitCode {
         }
         Command::Serve { listen } => service::serve(listen),
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is left to tell when even standard error is closed.
-            let _unheard = writeln!(io::stderr(), "fleet: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::end("fleet", outcome)
 }
 
 fn run(arguments: RunArguments) -> io::Result<()> {
@@ -100,14 +94,8 @@ fn run(arguments: RunArguments) -> io::Result<()> {
         links::prepare_own_namespace(PINNED)?;
     }
     let trial = Trial { nodes, rest: Duration::from_secs(rest), reachback: reachback.canonicalize()?, date };
-    let results = trial.run(&mut |line| {
-        // Progress only.
-        let _unheard = writeln!(io::stderr(), "fleet: {line}");
-    })?;
-    if let Some(parent) = out.parent() {
-        std::fs::create_dir_all(parent)?;
-    }
-    std::fs::write(&out, serde_json::to_string_pretty(&results)? + "\n")?;
+    let results = trial.run(&mut |line| program::say("fleet", line))?;
+    json::write(&out, &results)?;
     let mut to = io::stdout().lock();
     for (key, title) in TITLES {
         if let Some(value) = results.figures.get(key) {

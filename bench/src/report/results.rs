@@ -1,9 +1,10 @@
 //! The results of a run, as they are kept under `bench/results`.
 
-use std::{collections::BTreeMap, fs, io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
 use serde::{Deserialize, Serialize};
 
+use super::json;
 use crate::{
     fleet::FleetResults,
     load::figures::Spread,
@@ -56,14 +57,30 @@ pub struct Link {
 }
 
 impl Results {
+    /// Nothing has been measured yet.
+    pub fn new(date: String, commit: String, machine: String, quick: bool, settings: Settings) -> Self {
+        Self {
+            date,
+            commit,
+            machine,
+            quick,
+            foreign_cores: 0.0,
+            settings,
+            versions: BTreeMap::new(),
+            loopback: BTreeMap::new(),
+            links: BTreeMap::new(),
+            congestion: BTreeMap::new(),
+            fleet: None,
+            not_measured: BTreeMap::new(),
+        }
+    }
+
     /// Reads results.
     ///
     /// # Errors
     /// When there are none at `path`, or they are not results.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let text = fs::read_to_string(path)
-            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))?;
-        serde_json::from_str(&text).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+        json::read(path)
     }
 
     /// Writes results.
@@ -71,10 +88,7 @@ impl Results {
     /// # Errors
     /// When the file can't be written.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        fs::write(path, serde_json::to_string_pretty(self)? + "\n")
+        json::write(path, self)
     }
 
     /// Takes in what one measurement of `peer` on loopback has brought.
@@ -137,20 +151,9 @@ fn absorb(
 impl Results {
     /// Results with these figures of loopback (tunnel, figure, value) and nothing else.
     pub(crate) fn of(figures: &[(&str, &str, f64)]) -> Self {
-        let mut results = Self {
-            date: "2026-01-01T00:00:00Z".into(),
-            commit: "none".into(),
-            machine: "none".into(),
-            quick: false,
-            foreign_cores: 0.0,
-            settings: Settings { window_s: 1.0, warmup_s: 1.0, repetitions: 1, idle: Vec::new() },
-            versions: BTreeMap::new(),
-            loopback: BTreeMap::new(),
-            links: BTreeMap::new(),
-            congestion: BTreeMap::new(),
-            fleet: None,
-            not_measured: BTreeMap::new(),
-        };
+        let settings = Settings { window_s: 1.0, warmup_s: 1.0, repetitions: 1, idle: Vec::new() };
+        let mut results =
+            Self::new("2026-01-01T00:00:00Z".into(), "none".into(), "none".into(), false, settings);
         for (peer, figure, value) in figures {
             let row = results.loopback.entry((*peer).to_owned()).or_default();
             row.entry((*figure).to_owned()).or_default().push(*value);
