@@ -95,6 +95,14 @@ impl MemoryBudget {
         self.used() <= self.limit / 100 * 90
     }
 
+    /// More is held, which may make the process ask somebody to give something up.
+    fn take(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        if self.is_exceeded() {
+            self.relieve();
+        }
+    }
+
     /// Asks whoever holds most, unless somebody is asked already.
     fn relieve(&self) {
         let mut accounts = self.accounts.lock();
@@ -117,10 +125,7 @@ impl Reserved {
     /// [`MemoryBudget::is_strained`].
     pub fn grow(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        if self.budget.is_exceeded() {
-            self.budget.relieve();
-        }
+        self.budget.take(bytes);
     }
 }
 
@@ -167,10 +172,7 @@ impl Account {
     /// More unread bytes, which may make the process ask somebody to give something up.
     pub(crate) fn hold(&mut self, bytes: usize) {
         self.held.unread.fetch_add(bytes, Ordering::Relaxed);
-        self.budget.used.fetch_add(bytes, Ordering::Relaxed);
-        if self.budget.is_exceeded() {
-            self.budget.relieve();
-        }
+        self.budget.take(bytes);
     }
 
     /// Unread bytes that were read, or given up.
