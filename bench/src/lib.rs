@@ -4,6 +4,7 @@
 //!
 //! * [`emulator`]: a link with chosen faults between two network namespaces;
 //! * [`netns`]: running code inside a network namespace;
+//! * [`program`]: how the programs of this package say what they do, and end;
 //! * [`sys`]: what has to be asked of the kernel in C, for this package and for the test kit.
 //!
 //! With the feature `load` (the default; the test kit does without):
@@ -13,7 +14,6 @@
 //! * [`procs`]: what those processes cost, from `/proc`;
 //! * [`suite`]: what is measured of one tunnel; [`run`]: of all of them in turn; [`links`]: over a long link;
 //! * [`fleet`]: thousands of nodes with real connections on one explorer;
-//! * [`program`]: how the programs of this package say what they do, and end;
 //! * [`report`]: results as JSON, tables, bars met and missed, and the comparison with the last ones.
 //!
 //! Linux only. The emulator needs root (`CAP_NET_ADMIN`, `CAP_SYS_ADMIN`); what needs it and lacks it is reported as not
@@ -21,6 +21,7 @@
 
 pub mod emulator;
 pub mod netns;
+pub mod program;
 pub mod sys;
 
 #[cfg(feature = "load")]
@@ -33,8 +34,6 @@ pub mod load;
 pub mod peers;
 #[cfg(feature = "load")]
 pub mod procs;
-#[cfg(feature = "load")]
-pub mod program;
 #[cfg(feature = "load")]
 pub mod report;
 #[cfg(feature = "load")]

@@ -14,7 +14,10 @@ use std::{
 };
 
 use clap::Parser;
-use reachback_bench::emulator::{Direction, Emulator, EmulatorConfig};
+use reachback_bench::{
+    emulator::{Direction, Emulator, EmulatorConfig},
+    program,
+};
 
 /// A link with chosen faults between two network namespaces (root only).
 #[derive(Debug, Parser)]
@@ -55,14 +58,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match run(Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // Nobody is left to tell when even standard error is closed.
-            let _unheard = writeln!(io::stderr(), "linkemu: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    program::end("linkemu", run(Args::parse()))
 }
 
 fn run(args: Args) -> io::Result<()> {
