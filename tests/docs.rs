@@ -3,8 +3,9 @@
 //!
 //! A block's first line says what it is: `sh` is run to its end and must succeed (`fails=78`: must end with that code);
 //! `sh background` is started and stays up until the page ends; `toml file=NAME` is written to a file; `text` after
-//! either is what it printed, where `…` stands for anything and blanks for any number of blanks. `sh by-hand` is not
-//! run, and this test knows the few that are allowed to be. Only ports are changed, to free ones.
+//! either is what it printed, where `…` stands for anything and blanks for any number of blanks (`text any-order`: its
+//! lines come as they come). `sh by-hand` is not run, and this test knows the few that are allowed to be. Only ports
+//! are changed, to free ones.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
 
@@ -55,8 +56,7 @@ fn follow(page: &str, programs: &[&str], at_least: usize) {
     let mut guide = Guide::new(&tools, programs);
     let mut followed = 0;
     for (number, block) in blocks.iter().enumerate() {
-        let expected =
-            blocks[number + 1..].first().filter(|next| next.kind == "text").map(|next| next.body.as_str());
+        let expected = blocks[number + 1..].first().filter(|next| next.kind == "text").map(Expected::of);
         let place = format!("{page}, line {}", block.line);
         match block.kind.as_str() {
             "sh" if block.options.contains(&"by-hand".to_owned()) => {
@@ -207,14 +207,14 @@ impl Guide {
         fs::write(self.home.path(&name), self.ports.replaced(&block.body)).unwrap();
     }
 
-    fn start(&mut self, place: &str, script: &str, expected: Option<&str>) {
+    fn start(&mut self, place: &str, script: &str, expected: Option<Expected>) {
         // `exec`, so that what is killed at the end is the program and not its shell.
         let process = Process::spawn(place, &mut self.shell(&format!("exec {script}"))).unwrap();
         match expected {
             Some(expected) => {
-                let expected = self.ports.replaced(expected);
+                let expected = expected.with_ports(&mut self.ports);
                 eventually(SOON, place, || {
-                    let said = compare(&process.lines(Stream::Out).join("\n"), &expected);
+                    let said = expected.compare(&process.lines(Stream::Out).join("\n"));
                     said.map_err(|missing| format!("{missing}\n{}", process.tail()))
                 });
             }
@@ -232,14 +232,14 @@ impl Guide {
         eventually(SOON, place, || std::net::TcpStream::connect(("127.0.0.1", port)));
     }
 
-    fn run(&mut self, place: &str, script: &str, exit: i32, expected: Option<&str>) {
-        let expected = self.ports.replaced(expected.unwrap_or_default());
+    fn run(&mut self, place: &str, script: &str, exit: i32, expected: Option<Expected>) {
+        let expected = expected.unwrap_or_default().with_ports(&mut self.ports);
         let mut once = || {
             let mut process = Process::spawn(place, &mut self.shell(script)).unwrap();
             let finished = finished(&mut process);
             let output = format!("{}{}", finished.stdout, finished.stderr);
             match finished.status.code() == Some(exit) {
-                true => compare(&output, &expected),
+                true => expected.compare(&output),
                 false => Err(format!("{}: {output}", finished.status)),
             }
         };
@@ -252,15 +252,34 @@ impl Guide {
     }
 }
 
-/// Every expected line must be among the output's, in order.
-fn compare(output: &str, expected: &str) -> Result<(), String> {
-    let mut lines = output.lines();
-    for wanted in expected.lines().filter(|line| !line.trim().is_empty()) {
-        if !lines.by_ref().any(|line| matches(line, wanted)) {
-            return Err(format!("no line like\n  {wanted}\nin\n{output}"));
-        }
+/// What a page shows as a command's output. Every line of it must be among the output's.
+#[derive(Default)]
+struct Expected {
+    text: String,
+    any_order: bool,
+}
+
+impl Expected {
+    fn of(block: &Block) -> Self {
+        Self { text: block.body.clone(), any_order: block.options.iter().any(|option| option == "any-order") }
     }
-    Ok(())
+
+    fn with_ports(self, ports: &mut Ports) -> Self {
+        Self { text: ports.replaced(&self.text), ..self }
+    }
+
+    fn compare(&self, output: &str) -> Result<(), String> {
+        let mut lines = output.lines();
+        for wanted in self.text.lines().filter(|line| !line.trim().is_empty()) {
+            if self.any_order {
+                lines = output.lines();
+            }
+            if !lines.by_ref().any(|line| matches(line, wanted)) {
+                return Err(format!("no line like\n  {wanted}\nin\n{output}"));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Whether a line is what was shown: `…` stands for anything, and columns may be wider.
@@ -385,6 +404,9 @@ fn shown_lines_are_compared() {
     assert!(!matches("edge-7 offline", "edge-7 online"));
     assert!(!matches("edge-7 online more", "edge-7 online"));
     assert!(!matches("edge-7 online 2 s ech", "edge-7 online … echo"));
-    assert!(compare("a\nb\nc", "a\nc").is_ok());
-    assert!(compare("a\nb\nc", "c\na").is_err(), "order counts");
+    let expected = |text: &str, any_order| Expected { text: text.to_owned(), any_order };
+    assert!(expected("a\nc", false).compare("a\nb\nc").is_ok());
+    assert!(expected("c\na", false).compare("a\nb\nc").is_err(), "order counts");
+    assert!(expected("c\na", true).compare("a\nb\nc").is_ok(), "unless it is said not to");
+    assert!(expected("c\nd", true).compare("a\nb\nc").is_err());
 }
