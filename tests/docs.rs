@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
 
 mod cli_support;
+mod pages;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +22,7 @@ use std::{
 };
 
 use cli_support::{SOON, finished};
+use pages::{Block, Expected, blocks, matches};
 use reachback_testkit::{
     eventually,
     process::{Process, Stream},
@@ -59,16 +61,14 @@ fn follow(page: &str, programs: &[&str], at_least: usize) {
         let expected = blocks[number + 1..].first().filter(|next| next.kind == "text").map(Expected::of);
         let place = format!("{page}, line {}", block.line);
         match block.kind.as_str() {
-            "sh" if block.options.contains(&"by-hand".to_owned()) => {
+            "sh" if block.has("by-hand") => {
                 assert!(
                     BY_HAND.iter().any(|known| block.body.contains(known)),
                     "{place}: run it, or explain it here"
                 );
                 continue;
             }
-            "sh" if block.options.contains(&"background".to_owned()) => {
-                guide.start(&place, &block.body, expected)
-            }
+            "sh" if block.has("background") => guide.start(&place, &block.body, expected),
             "sh" => guide.run(&place, &block.body, block.exit(), expected),
             "toml" => guide.write(block),
             _ => continue,
@@ -212,7 +212,7 @@ impl Guide {
         let process = Process::spawn(place, &mut self.shell(&format!("exec {script}"))).unwrap();
         match expected {
             Some(expected) => {
-                let expected = expected.with_ports(&mut self.ports);
+                let expected = expected.replaced(|text| self.ports.replaced(text));
                 eventually(SOON, place, || {
                     let said = expected.compare(&process.lines(Stream::Out).join("\n"));
                     said.map_err(|missing| format!("{missing}\n{}", process.tail()))
@@ -233,7 +233,7 @@ impl Guide {
     }
 
     fn run(&mut self, place: &str, script: &str, exit: i32, expected: Option<Expected>) {
-        let expected = expected.unwrap_or_default().with_ports(&mut self.ports);
+        let expected = expected.unwrap_or_default().replaced(|text| self.ports.replaced(text));
         let mut once = || {
             let mut process = Process::spawn(place, &mut self.shell(script)).unwrap();
             let finished = finished(&mut process);
@@ -249,57 +249,6 @@ impl Guide {
             true => once().unwrap_or_else(|why| panic!("{place}: {why}")),
             false => eventually(SOON, place, &mut once),
         }
-    }
-}
-
-/// What a page shows as a command's output. Every line of it must be among the output's.
-#[derive(Default)]
-struct Expected {
-    text: String,
-    any_order: bool,
-}
-
-impl Expected {
-    fn of(block: &Block) -> Self {
-        Self { text: block.body.clone(), any_order: block.options.iter().any(|option| option == "any-order") }
-    }
-
-    fn with_ports(self, ports: &mut Ports) -> Self {
-        Self { text: ports.replaced(&self.text), ..self }
-    }
-
-    fn compare(&self, output: &str) -> Result<(), String> {
-        let mut lines = output.lines();
-        for wanted in self.text.lines().filter(|line| !line.trim().is_empty()) {
-            if self.any_order {
-                lines = output.lines();
-            }
-            if !lines.by_ref().any(|line| matches(line, wanted)) {
-                return Err(format!("no line like\n  {wanted}\nin\n{output}"));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Whether a line is what was shown: `…` stands for anything, and columns may be wider.
-fn matches(line: &str, shown: &str) -> bool {
-    let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
-    let (line, shown) = (squeezed(line), squeezed(shown));
-    let mut parts = shown.split('…').map(str::trim);
-    let Some(mut rest) = line.strip_prefix(parts.next().unwrap_or_default()) else { return false };
-    let mut last = None;
-    for part in parts {
-        match rest.find(part) {
-            Some(at) => rest = &rest[at + part.len()..],
-            None => return false,
-        }
-        last = Some(part);
-    }
-    match last {
-        None => rest.is_empty(),
-        Some("") => true,
-        Some(part) => rest.is_empty() || line.ends_with(part),
     }
 }
 
@@ -353,48 +302,6 @@ fn numbers(text: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// A fenced block of a page.
-struct Block {
-    line: usize,
-    kind: String,
-    options: Vec<String>,
-    body: String,
-}
-
-impl Block {
-    fn option(&self, name: &str) -> Option<String> {
-        self.options.iter().find_map(|option| option.strip_prefix(name)).map(str::to_owned)
-    }
-
-    fn exit(&self) -> i32 {
-        self.option("fails=").map_or(0, |code| code.parse().unwrap())
-    }
-}
-
-fn blocks(text: &str) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut open = false;
-    for (number, line) in text.lines().enumerate() {
-        match line.strip_prefix("```") {
-            Some(_) if open => open = false,
-            Some(info) => {
-                let mut words = info.split_whitespace().map(str::to_owned);
-                let kind = words.next().unwrap_or_default();
-                blocks.push(Block { line: number + 1, kind, options: words.collect(), body: String::new() });
-                open = true;
-            }
-            None if open => {
-                let block = blocks.last_mut().unwrap();
-                block.body.push_str(line);
-                block.body.push('\n');
-            }
-            None => {}
-        }
-    }
-    assert!(!open, "a block is not closed");
-    blocks
-}
-
 #[test]
 fn shown_lines_are_compared() {
     assert!(matches("edge-7  online  2 s  echo", "edge-7 online … echo"));
@@ -404,7 +311,7 @@ fn shown_lines_are_compared() {
     assert!(!matches("edge-7 offline", "edge-7 online"));
     assert!(!matches("edge-7 online more", "edge-7 online"));
     assert!(!matches("edge-7 online 2 s ech", "edge-7 online … echo"));
-    let expected = |text: &str, any_order| Expected { text: text.to_owned(), any_order };
+    let expected = |text: &str, any_order| Expected::new(text, any_order);
     assert!(expected("a\nc", false).compare("a\nb\nc").is_ok());
     assert!(expected("c\na", false).compare("a\nb\nc").is_err(), "order counts");
     assert!(expected("c\na", true).compare("a\nb\nc").is_ok(), "unless it is said not to");
