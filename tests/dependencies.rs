@@ -29,13 +29,32 @@ const LAYERS: [(&str, &[&str]); 6] = [
 ///
 /// hyper is in two packages: the explorer answers HTTP and asks nodes with an address, a node asks its services. Neither
 /// may import the other, and what they have in common of it is hyper itself.
-const HOMES: [(&str, &[(&str, &str)]); 5] = [
+const HOMES: [(&str, &[(&str, &str)]); 11] = [
+    ("lz4_flex", &[("reachback-wire", "crates/wire/src/lz4")]),
     ("yamux", &[("reachback-link", "crates/link/src/mux")]),
     ("backoff", &[("reachback-link", "crates/link/src/backoff")]),
+    ("rustls", &TLS),
+    ("tokio_rustls", &TLS),
+    ("x509_parser", &TLS),
+    (
+        "rcgen",
+        &[
+            ("reachback-link", "crates/link/src/tls"),
+            ("reachback-explorer", "crates/explorer/src/security"),
+            ("reachback-testkit", "crates/testkit/src/certificates"),
+        ],
+    ),
+    (
+        "ring",
+        &[("reachback-link", "crates/link/src/tls"), ("reachback-explorer", "crates/explorer/src/security")],
+    ),
     ("hyper", &HTTP),
     ("hyper_util", &HTTP),
     ("http_body_util", &HTTP),
 ];
+
+/// Who may speak of TLS as a library sees it.
+const TLS: [(&str, &str); 1] = [("reachback-link", "crates/link/src/tls")];
 
 /// Who may speak of HTTP as a library sees it.
 const HTTP: [(&str, &str); 2] =
@@ -45,11 +64,16 @@ const HTTP: [(&str, &str); 2] =
 const NOT_IN_WIRE: [&str; 4] = ["tokio", "mio", "socket2", "getrandom"];
 
 /// Versions below which a crate is known to be broken for us.
-const MINIMUM: [(&str, [u64; 3], &str); 2] = [
+const MINIMUM: [(&str, [u64; 3], &str); 3] = [
     (
         "yamux",
         [0, 14, 1],
         "a deadlock of split streams; older ones panic on a peer's frame, unknown to RustSec",
+    ),
+    (
+        "rustls",
+        [0, 23, 18],
+        "a panic and an endless loop that a peer could cause (RUSTSEC-2024-0399, RUSTSEC-2024-0336)",
     ),
     ("tracing-subscriber", [0, 3, 20], "terminal escapes in text that peers choose (RUSTSEC-2025-0055)"),
 ];

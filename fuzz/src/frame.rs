@@ -4,8 +4,9 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use reachback_wire::{
-    Accepted, Bye, Code, ControlMessage, Ends, Frame, FrameDecoder, FrameError, FrameType, Health, Heartbeat,
-    HeartbeatAck, Hello, Open, Opened, Refusal, Replaced, Services, Stage, Welcome,
+    Accepted, Bye, Challenge, Code, ControlMessage, Ends, Enrolled, Frame, FrameDecoder, FrameError, FrameType,
+    Health, Heartbeat, HeartbeatAck, Hello, Open, Opened, Proof, Refusal, Renew, Renewed, Replaced, Services, Stage,
+    Welcome,
     frame::{HEADER_LEN, MAGIC, encode},
     limits,
     text::sanitize,
@@ -14,8 +15,17 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Verdict, pieces, situation};
 
-const STAGES: [Stage; 5] =
-    [Stage::HelloExpected, Stage::HelloReply, Stage::OpenExpected, Stage::OpenReply, Stage::Control];
+/// New ones go to the end: the seeds name them by number.
+const STAGES: [Stage; 8] = [
+    Stage::HelloExpected,
+    Stage::HelloReply,
+    Stage::OpenExpected,
+    Stage::OpenReply,
+    Stage::Control,
+    Stage::EnrolmentReply,
+    Stage::ProofExpected,
+    Stage::ProofReply,
+];
 
 /// The first byte chooses the stage.
 ///
@@ -144,7 +154,12 @@ fn say_again(stage: Stage, frame: &Frame) -> Result<(), FrameError> {
     match frame.kind {
         FrameType::Hello => round_trip::<Hello>(stage, frame),
         FrameType::Welcome => round_trip::<Welcome>(stage, frame),
-        FrameType::Denied | FrameType::Refused => round_trip::<Refusal>(stage, frame),
+        FrameType::Challenge => round_trip::<Challenge>(stage, frame),
+        FrameType::Proof => round_trip::<Proof>(stage, frame),
+        FrameType::Enrolled => round_trip::<Enrolled>(stage, frame),
+        FrameType::Renew => round_trip::<Renew>(stage, frame),
+        FrameType::Renewed => round_trip::<Renewed>(stage, frame),
+        FrameType::Denied | FrameType::Refused | FrameType::NotRenewed => round_trip::<Refusal>(stage, frame),
         FrameType::Open => round_trip::<Open>(stage, frame),
         FrameType::Accepted => round_trip::<Accepted>(stage, frame),
         FrameType::Opened => round_trip::<Opened>(stage, frame),

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use reachback_wire::{
-    Acceptor, Code, Dialer, DialerStep, Frame, FrameDecoder, FrameType, HandshakeAdmission, HandshakeError,
-    Hello, NodeId, ProtocolRange, Refusal, Stage, Welcome, frame::HEADER_LEN, handshake::deny,
-    id::NODE_ID_MAX, limits, text::sanitize,
+    Acceptor, Code, Credential, Dialer, DialerStep, Frame, FrameDecoder, FrameType, HandshakeAdmission,
+    HandshakeError, Hello, Hex, Mac, NodeId, ProtocolRange, Refusal, Stage, Welcome, frame::HEADER_LEN,
+    handshake::deny, id::NODE_ID_MAX, limits, text::sanitize,
 };
 
 use super::{Verdict, frame, situation};
@@ -18,12 +18,15 @@ const VERSIONS: ProtocolRange = ProtocolRange { min: 1, max: 3 };
 /// If a promise is broken.
 pub fn check(input: &[u8]) -> Verdict {
     let (selector, _, bytes) = situation(input);
-    match selector % 5 {
+    match selector % 8 {
         0 => stream(Stage::HelloExpected, bytes, accept),
         1 => stream(Stage::HelloReply, bytes, dial),
         2 => payload(FrameType::Hello, bytes, accept),
         3 => payload(FrameType::Welcome, bytes, dial),
-        _ => payload(FrameType::Denied, bytes, dial),
+        4 => payload(FrameType::Denied, bytes, dial),
+        5 => payload(FrameType::Challenge, bytes, dial_with_a_secret),
+        6 => payload(FrameType::Enrolled, bytes, dial_for_a_certificate),
+        _ => payload(FrameType::Welcome, bytes, dial_with_a_secret),
     }
 }
 
@@ -43,7 +46,9 @@ fn stream(stage: Stage, bytes: &[u8], then: fn(Frame) -> Result<(), HandshakeErr
 
 /// Skips the header, so that the fuzzer does not have to find it.
 fn payload(kind: FrameType, bytes: &[u8], then: fn(Frame) -> Result<(), HandshakeError>) -> Verdict {
-    if bytes.len() > limits::HANDSHAKE_BYTES_MAX - HEADER_LEN {
+    let stages = [Stage::HelloExpected, Stage::HelloReply, Stage::EnrolmentReply];
+    let limit = stages.iter().find_map(|stage| stage.limit(kind)).expect("a frame of the handshake");
+    if bytes.len() > limit {
         return Verdict::Refused(Code::TooLarge);
     }
     verdict(then(Frame { kind, payload: Bytes::copy_from_slice(bytes) }))
@@ -90,7 +95,19 @@ fn accept(frame: Frame) -> Result<(), HandshakeError> {
 }
 
 fn dial(frame: Frame) -> Result<(), HandshakeError> {
-    let (dialer, _) = Dialer::new(&hello());
+    answered(hello(), frame)
+}
+
+fn dial_with_a_secret(frame: Frame) -> Result<(), HandshakeError> {
+    answered(Hello { credential: Some(Credential::Secret { key: None }), ..hello() }, frame)
+}
+
+fn dial_for_a_certificate(frame: Frame) -> Result<(), HandshakeError> {
+    answered(Hello { credential: Some(Credential::Renew { csr: Hex::default() }), ..hello() }, frame)
+}
+
+fn answered(hello: Hello, frame: Frame) -> Result<(), HandshakeError> {
+    let (dialer, _) = Dialer::new(&hello);
     match dialer.on_frame(frame)? {
         DialerStep::Welcome(Welcome { explorer, heartbeat_ms, .. }) => {
             is_an_id(&explorer);
@@ -99,10 +116,19 @@ fn dial(frame: Frame) -> Result<(), HandshakeError> {
                 (limits::HEARTBEAT_MIN..=limits::HEARTBEAT_MAX).contains(&asked),
                 "a heartbeat of {asked:?}"
             );
+            assert_eq!(hello.credential, None, "let in without what was asked for");
         }
         DialerStep::Denied(refusal) => {
             let shown = refusal.to_string();
             assert_eq!(sanitize(&shown, usize::MAX), shown, "a refusal forges what it is printed on");
+        }
+        DialerStep::Challenge(_, challenged) => {
+            let (dialer, proof) = challenged.prove(Mac([7; 32]));
+            assert_eq!(dialer.stage(), Stage::ProofReply);
+            frame::read_exactly(Stage::ProofExpected, &proof).expect("own proof");
+        }
+        DialerStep::Enrolled(enrolled) => {
+            assert!(enrolled.chain.iter().all(|certificate| certificate.0.len() < limits::CERTIFICATES_MAX));
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Durati
 use reachback_explorer::{
     Authenticator, Explorer, ExplorerConfig, NodeState, Principal, SocketConfig, SocketError, StartError,
 };
-use reachback_link::{DialError, PeerAddress, RealNet, dial};
+use reachback_link::{DialError, DialSecurity, PeerAddress, RealNet, dial};
 use reachback_wire::{Code, ControlMessage, Hello, Refusal, Role};
 use support::{Hub, Peer, config, generation, hello};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
@@ -34,7 +34,7 @@ async fn the_unix_socket_speaks_the_tunnel_and_goes_with_the_explorer() {
 
     let address = path.to_str().unwrap().parse().unwrap();
     let established =
-        dial(&RealNet, &address, &hello(Role::Client, "laptop", generation(1, 0, 1))).await.unwrap();
+        dial(&RealNet, &address, &hello(Role::Client, "laptop", generation(1, 0, 1)), &DialSecurity::Plain).await.unwrap();
     assert_eq!(established.welcome.explorer.as_ref(), "hub-1");
 
     match start_error(config.clone()).await {
@@ -142,13 +142,13 @@ async fn an_embedding_program_can_decide_who_comes_in() {
     let explorer = Explorer::start_with(config, Arc::new(RealNet), Arc::new(OnlyLocal)).await.unwrap();
     let hello = hello(Role::Node, "edge-7", generation(1, 0, 1));
     let tcp = explorer.addresses().listen[0].to_string().parse().unwrap();
-    match dial(&RealNet, &tcp, &hello).await {
+    match dial(&RealNet, &tcp, &hello, &DialSecurity::Plain).await {
         Err(DialError::Denied(refusal)) => assert_eq!(refusal.code, Code::Unauthenticated),
         other => panic!("{other:?}"),
     }
     UnixStream::connect(&path).await.unwrap();
     let unix = path.to_str().unwrap().parse().unwrap();
-    let established = dial(&RealNet, &unix, &hello).await.unwrap();
+    let established = dial(&RealNet, &unix, &hello, &DialSecurity::Plain).await.unwrap();
     assert_eq!(established.welcome.explorer.as_ref(), "hub-1");
     assert_eq!(explorer.nodes()[0].node.as_ref(), "renamed", "the principal counts, not the claim");
     explorer.shutdown().await;

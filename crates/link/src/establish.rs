@@ -8,15 +8,24 @@ use std::io;
 
 use bytes::{Bytes, BytesMut};
 use reachback_wire::{
-    Acceptor, Code, Dialer, DialerStep, Frame, FrameDecoder, FrameError, HandshakeAdmission, HandshakeError,
-    Hello, ProtocolRange, Refusal, Stage, Welcome, limits, text,
+    Acceptor, Challenge, Challenged, Code, Credential, Dialer, DialerStep, Enrolled, Frame, FrameDecoder,
+    FrameError, HandshakeAdmission, HandshakeError, Hello, Nonce, ProtocolRange, Refusal, Secret, Stage, Welcome,
+    frame::HEADER_LEN,
+    limits, text,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
 };
 
-use crate::{Address, Net, Transport};
+use crate::{
+    Address, DialSecurity, Net, Transport,
+    tls::{
+        CertificateNames, TlsPeer, Untrusted,
+        dialing::ConnectError,
+        secret::{Binding, Prover, prove, verify},
+    },
+};
 
 /// Which end of a connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +58,7 @@ pub struct Admission {
     pub version: u32,
     admission: HandshakeAdmission,
     transport: Transport,
+    deadline: Instant,
 }
 
 /// Why dialing gave no connection.
@@ -82,6 +92,24 @@ pub enum DialError {
         /// What it sent instead.
         what: String,
     },
+    /// Something answers there, and it is not to be believed. Nothing was said to it.
+    #[error("{to} is not believed: {why}")]
+    Untrusted {
+        /// Where to.
+        to: Address,
+        /// Why not.
+        why: Untrusted,
+    },
+    /// The two ends don't agree about TLS.
+    #[error("no TLS with {to}: {what}")]
+    Tls {
+        /// Where to.
+        to: Address,
+        /// What kind of disagreement it is.
+        code: Code,
+        /// What there is to say about it.
+        what: String,
+    },
     /// The connection broke during the handshake.
     #[error("{to} closed the connection during the handshake{}", detail(source))]
     Broken {
@@ -100,7 +128,8 @@ impl DialError {
             Self::Connect { .. } | Self::Broken { .. } => Code::PeerUnreachable,
             Self::Timeout { .. } => Code::Timeout,
             Self::Denied(refusal) => refusal.code,
-            Self::NotReachback { .. } => Code::HandshakeFailed,
+            Self::NotReachback { .. } | Self::Untrusted { .. } => Code::HandshakeFailed,
+            Self::Tls { code, .. } => *code,
         }
     }
 }
@@ -119,20 +148,38 @@ pub enum GreetError {
     Denied(Refusal),
 }
 
-/// Connects and shakes hands, all within [`limits::HANDSHAKE_TIMEOUT`].
+/// Connects and shakes hands to be let in, all within [`limits::HANDSHAKE_TIMEOUT`].
+///
+/// A `hello` that shows a shared secret ([`Credential::Secret`] with its key) sees it proved before it proves it.
 ///
 /// # Errors
 /// [`DialError`] says which step failed.
-pub async fn dial(net: &dyn Net, to: &Address, hello: &Hello) -> Result<Established, DialError> {
-    let dialing = async {
-        let connected = net.connect(to).await;
-        let transport = connected.map_err(|source| DialError::Connect { to: to.clone(), source })?;
-        transport.tune_for_tunnel();
-        shake_hands(transport, to, hello).await
-    };
-    match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, dialing).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(DialError::Timeout { to: to.clone() }),
+pub async fn dial(
+    net: &dyn Net,
+    to: &Address,
+    hello: &Hello,
+    security: &DialSecurity,
+) -> Result<Established, DialError> {
+    match in_time(to, converse(net, to, hello, security)).await? {
+        Outcome::Welcome(established) => Ok(*established),
+        Outcome::Enrolled(_) => Err(unasked(to, "it answers with a certificate where a session was asked for")),
+    }
+}
+
+/// Connects and asks for a certificate (`hello` shows [`Credential::Join`] or [`Credential::Renew`]), all within
+/// [`limits::HANDSHAKE_TIMEOUT`].
+///
+/// # Errors
+/// [`DialError`] says which step failed.
+pub async fn enrol(
+    net: &dyn Net,
+    to: &Address,
+    hello: &Hello,
+    security: &DialSecurity,
+) -> Result<Enrolled, DialError> {
+    match in_time(to, converse(net, to, hello, security)).await? {
+        Outcome::Enrolled(enrolled) => Ok(enrolled),
+        Outcome::Welcome(_) => Err(unasked(to, "it answers with a session where a certificate was asked for")),
     }
 }
 
@@ -159,7 +206,7 @@ pub async fn greet_by(
         Ok(Ok(frame)) => match Acceptor::new(versions).on_frame(frame) {
             Ok(admission) => {
                 let (hello, version) = (admission.hello.clone(), admission.version);
-                return Ok(Admission { hello, version, admission, transport });
+                return Ok(Admission { hello, version, admission, transport, deadline });
             }
             Err(error) => error,
         },
@@ -168,11 +215,55 @@ pub async fn greet_by(
         Err(_) => return Err(GreetError::Timeout),
     };
     let refusal = denied.refusal();
-    send_denied(transport, &reachback_wire::frame::encode(reachback_wire::FrameType::Denied, &refusal)).await;
+    send_last(transport, &reachback_wire::frame::encode(reachback_wire::FrameType::Denied, &refusal)).await;
     Err(GreetError::Denied(refusal))
 }
 
 impl Admission {
+    /// What TLS says of the peer, if it came over TLS.
+    pub fn tls(&self) -> Option<&TlsPeer> {
+        self.transport.tls().map(|peer| &**peer)
+    }
+
+    /// Proves the shared secret and has the peer prove it. A peer that can't has been denied and is gone.
+    ///
+    /// # Errors
+    /// It can't, or its time is over.
+    pub async fn challenge(mut self, secret: &Secret) -> Result<Self, GreetError> {
+        let mut nonce = Nonce([0; 32]);
+        getrandom::fill(&mut nonce.0).map_err(|error| GreetError::Broken(io::Error::other(error.to_string())))?;
+        let exporter = self.transport.exporter();
+        let binding = Binding::of(&self.hello, &nonce, &exporter);
+        let proof = prove(secret, Prover::Acceptor, &binding);
+        let asked = self.admission.challenge(&Challenge { nonce, proof });
+        let exchange = async {
+            self.transport.write_all(&asked).await?;
+            self.transport.flush().await?;
+            read_frame(&mut self.transport, Stage::ProofExpected).await
+        };
+        let refusal = match tokio::time::timeout_at(self.deadline, exchange).await {
+            Ok(Ok(frame)) => match self.admission.on_proof(&frame) {
+                Ok(theirs) if verify(secret, Prover::Dialer, &binding, &theirs.proof) => return Ok(self),
+                Ok(_) => Refusal::new(
+                    Code::Unauthenticated,
+                    "the proof of the shared secret is wrong: compare the secret files of this machine and the explorer",
+                ),
+                Err(error) => error.refusal(),
+            },
+            Ok(Err(ReadError::Frame(error))) => HandshakeError::from(error).refusal(),
+            Ok(Err(ReadError::Io(error))) => return Err(GreetError::Broken(error)),
+            Err(_) => return Err(GreetError::Timeout),
+        };
+        self.deny(&refusal).await;
+        Err(GreetError::Denied(refusal))
+    }
+
+    /// Gives the peer a certificate and closes: it comes back with it.
+    pub async fn enrolled(self, enrolled: &Enrolled) {
+        let bytes = self.admission.enrolled(enrolled);
+        send_last(self.transport, &bytes).await;
+    }
+
     /// Admits the peer.
     ///
     /// # Errors
@@ -191,41 +282,134 @@ impl Admission {
     /// Turns the peer away and closes.
     pub async fn deny(self, refusal: &Refusal) {
         let bytes = self.admission.deny(refusal);
-        send_denied(self.transport, &bytes).await;
+        send_last(self.transport, &bytes).await;
     }
 }
 
-async fn shake_hands(
-    mut transport: Transport,
+enum Outcome {
+    Welcome(Box<Established>),
+    Enrolled(Enrolled),
+}
+
+async fn in_time(
     to: &Address,
-    hello: &Hello,
-) -> Result<Established, DialError> {
-    let broken = |source| DialError::Broken { to: to.clone(), source };
-    let not_reachback =
-        |what: String| DialError::NotReachback { to: to.clone(), what: text::sanitize(&what, 160) };
-    let (dialer, first) = Dialer::new(hello);
-    transport.write_all(&first).await.map_err(broken)?;
-    transport.flush().await.map_err(broken)?;
-    let answer = match read_frame(&mut transport, Stage::HelloReply).await {
-        Ok(answer) => answer,
-        Err(ReadError::Frame(FrameError::Magic { got, seen })) => {
-            let first = got[..seen].escape_ascii();
-            return Err(not_reachback(format!("the first bytes it sent are \"{first}\"")));
-        }
-        Err(ReadError::Frame(error)) => return Err(not_reachback(error.to_string())),
-        Err(ReadError::Io(error)) => return Err(broken(error)),
-    };
-    match dialer.on_frame(answer) {
-        Ok(DialerStep::Welcome(welcome)) => {
-            Ok(Established { transport, side: Side::Dialer, hello: hello.clone(), welcome })
-        }
-        Ok(DialerStep::Denied(refusal)) => {
-            let message = text::sanitize(&refusal.message, limits::END_TEXT_MAX);
-            Err(DialError::Denied(Refusal { message, ..refusal }))
-        }
-        Err(error) => Err(not_reachback(error.to_string())),
+    dialing: impl Future<Output = Result<Outcome, DialError>>,
+) -> Result<Outcome, DialError> {
+    match tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, dialing).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(DialError::Timeout { to: to.clone() }),
     }
 }
+
+async fn converse(
+    net: &dyn Net,
+    to: &Address,
+    hello: &Hello,
+    security: &DialSecurity,
+) -> Result<Outcome, DialError> {
+    let connected = net.connect(to).await;
+    let transport = connected.map_err(|source| DialError::Connect { to: to.clone(), source })?;
+    transport.tune_for_tunnel();
+    let tls = match security {
+        DialSecurity::Plain => return shake_hands(transport, to, hello).await,
+        DialSecurity::Tls(tls) => tls,
+    };
+    let transport = tls.connect(transport, to).await.map_err(|error| match error {
+        ConnectError::Untrusted(why) => DialError::Untrusted { to: to.clone(), why },
+        ConnectError::Tls(code, what) => DialError::Tls { to: to.clone(), code, what },
+        ConnectError::Broken(source) => DialError::Broken { to: to.clone(), source },
+    })?;
+    let believed_until = transport.tls().and_then(|peer| CertificateNames::of(peer.shown()?).ok());
+    let outcome = shake_hands(transport, to, hello).await?;
+    if let (Outcome::Welcome(established), Some(names)) = (&outcome, believed_until) {
+        // Past the end of its own certificate nobody is believed, not even about the time.
+        tls.clock().note(established.welcome.time_unix_ms.min(names.not_after_unix_ms));
+    }
+    Ok(outcome)
+}
+
+async fn shake_hands(mut transport: Transport, to: &Address, hello: &Hello) -> Result<Outcome, DialError> {
+    let (mut dialer, mut words) = Dialer::new(hello);
+    loop {
+        let answer = ask(&mut transport, to, &words, dialer.stage()).await?;
+        match dialer.on_frame(answer).map_err(|error| unasked(to, &error.to_string()))? {
+            DialerStep::Welcome(welcome) => {
+                let hello = hello.clone();
+                let established = Established { transport, side: Side::Dialer, hello, welcome };
+                return Ok(Outcome::Welcome(Box::new(established)));
+            }
+            DialerStep::Denied(refusal) => {
+                let message = text::sanitize(&refusal.message, limits::END_TEXT_MAX);
+                return Err(DialError::Denied(Refusal { message, ..refusal }));
+            }
+            DialerStep::Challenge(challenge, challenged) => {
+                (dialer, words) = answer_challenge(&transport, to, hello, &challenge, challenged)?;
+            }
+            DialerStep::Enrolled(enrolled) => return Ok(Outcome::Enrolled(enrolled)),
+        }
+    }
+}
+
+/// Says something and reads the answer.
+async fn ask(
+    transport: &mut Transport,
+    to: &Address,
+    words: &[u8],
+    stage: Stage,
+) -> Result<Frame, DialError> {
+    let broken = |source| DialError::Broken { to: to.clone(), source };
+    transport.write_all(words).await.map_err(broken)?;
+    transport.flush().await.map_err(broken)?;
+    match read_frame(transport, stage).await {
+        Ok(answer) => Ok(answer),
+        Err(ReadError::Frame(FrameError::Magic { got, seen })) if is_alert(&got[..seen]) => Err(DialError::Tls {
+            to: to.clone(),
+            code: Code::TlsRequired,
+            what: "it speaks TLS only, and this end was not told to. It needs something to know the explorer by: a join \
+                   string, a profile (reachback login), or the certificate of its authority (--ca-file)"
+                .into(),
+        }),
+        Err(ReadError::Frame(FrameError::Magic { got, seen })) => {
+            let first = got[..seen].escape_ascii();
+            Err(unasked(to, &format!("the first bytes it sent are \"{first}\"")))
+        }
+        Err(ReadError::Frame(error)) => Err(unasked(to, &error.to_string())),
+        Err(ReadError::Io(error)) => Err(broken(error)),
+    }
+}
+
+/// The other end of a shared secret: believed only if its own proof is right.
+fn answer_challenge(
+    transport: &Transport,
+    to: &Address,
+    hello: &Hello,
+    challenge: &Challenge,
+    challenged: Challenged,
+) -> Result<(Dialer, Vec<u8>), DialError> {
+    let Some(Credential::Secret { key: Some(secret) }) = &hello.credential else {
+        let what = "this end was to prove a shared secret and has none; is its file empty?";
+        return Err(DialError::Denied(Refusal::new(Code::Unauthenticated, what)));
+    };
+    let exporter = transport.exporter();
+    let binding = Binding::of(hello, &challenge.nonce, &exporter);
+    if !verify(secret, Prover::Acceptor, &binding, &challenge.proof) {
+        return Err(DialError::Untrusted { to: to.clone(), why: Untrusted::Secret });
+    }
+    Ok(challenged.prove(prove(secret, Prover::Dialer, &binding)))
+}
+
+/// An answer that was not asked for.
+fn unasked(to: &Address, what: &str) -> DialError {
+    DialError::NotReachback { to: to.clone(), what: text::sanitize(what, ANSWER_SHOWN) }
+}
+
+/// Whether these are the first bytes of a TLS alert.
+fn is_alert(first: &[u8]) -> bool {
+    first.starts_with(&[21, 3])
+}
+
+/// How much of an answer that nobody asked for is repeated.
+const ANSWER_SHOWN: usize = 160;
 
 /// What can be done about a refused connection where only one thing helps.
 fn remedy(to: &Address, source: &io::Error) -> &'static str {
@@ -257,9 +441,19 @@ enum ReadError {
     Io(io::Error),
 }
 
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
 /// Reads one frame, to its last byte and no further.
 async fn read_frame(transport: &mut Transport, stage: Stage) -> Result<Frame, ReadError> {
     let mut frames = FrameDecoder::new(stage);
+    let most = match stage {
+        Stage::EnrolmentReply => limits::CERTIFICATES_MAX + HEADER_LEN,
+        _ => limits::HANDSHAKE_BYTES_MAX,
+    };
     let mut taken = 0;
     loop {
         match frames.next() {
@@ -267,7 +461,7 @@ async fn read_frame(transport: &mut Transport, stage: Stage) -> Result<Frame, Re
             Ok(None) => {}
             Err(error) => return Err(ReadError::Frame(error)),
         }
-        let room = frames.needed().min(limits::HANDSHAKE_BYTES_MAX - taken);
+        let room = frames.needed().min(most - taken);
         let mut bytes = BytesMut::with_capacity(room);
         let read = (&mut *transport).take(room as u64).read_buf(&mut bytes).await.map_err(ReadError::Io)?;
         if read == 0 {
@@ -278,8 +472,8 @@ async fn read_frame(transport: &mut Transport, stage: Stage) -> Result<Frame, Re
     }
 }
 
-/// Tells a peer no. It may be gone or never read: that is its loss, and bounded.
-async fn send_denied(mut transport: Transport, bytes: &[u8]) {
+/// Tells a peer the last thing and closes. It may be gone or never read: that is its loss, and bounded.
+async fn send_last(mut transport: Transport, bytes: &[u8]) {
     let outcome = async {
         write_in_time(&mut transport, bytes).await?;
         transport.shutdown().await?;
@@ -290,7 +484,7 @@ async fn send_denied(mut transport: Transport, bytes: &[u8]) {
         io::Result::Ok(())
     };
     if let Err(error) = outcome.await {
-        tracing::debug!(%error, "a refusal did not reach its peer");
+        tracing::debug!(%error, "the last words did not reach their peer");
     }
 }
 

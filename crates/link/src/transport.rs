@@ -1,6 +1,6 @@
 //! One type for every byte pipe a session can live on.
 //!
-//! TCP, Unix socket, in-memory pipe and (later) TLS differ only here. Bytes that were read too early, while finding
+//! TCP, Unix socket, in-memory pipe, and TLS over any of them, differ only here. Bytes that were read too early, while finding
 //! out which language the peer speaks, are put back in front, so nobody above knows that anyone looked. Vectored
 //! reads and writes are part of the type: bytes per system call decide how fast a multiplexed connection is.
 
@@ -8,7 +8,9 @@ use std::{
     fmt,
     io::{self, IoSlice, IoSliceMut},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
@@ -18,8 +20,9 @@ use tokio::{
 };
 
 use crate::{
-    sockopt,
+    SessionRules, sockopt,
     tcp::{self, Path},
+    tls::{TlsPeer, pipe::TlsPipe},
 };
 
 /// An ordered, reliable, two-way byte pipe to one peer.
@@ -38,6 +41,7 @@ enum Pipe {
     Unix(UnixStream),
     Memory(DuplexStream),
     Boxed(Box<dyn Io>),
+    Tls(Box<TlsPipe>),
 }
 
 impl Transport {
@@ -61,30 +65,59 @@ impl Transport {
         }
     }
 
+    /// Who is at the other end, if TLS says so.
+    pub fn tls(&self) -> Option<&Arc<TlsPeer>> {
+        match &self.pipe {
+            Pipe::Tls(pipe) => Some(pipe.peer()),
+            _ => None,
+        }
+    }
+
+    /// What proofs of this connection are bound to: 32 bytes that only its two ends know, or zeros without TLS.
+    pub fn exporter(&self) -> [u8; 32] {
+        self.tls().map_or([0; 32], |peer| peer.exporter)
+    }
+
+    /// The TCP socket below everything, if there is one.
+    fn tcp(&self) -> Option<&TcpStream> {
+        match &self.pipe {
+            Pipe::Tcp(socket) => Some(socket),
+            Pipe::Tls(pipe) => pipe.below().tcp(),
+            Pipe::Unix(_) | Pipe::Memory(_) | Pipe::Boxed(_) => None,
+        }
+    }
+
     /// Sets what a socket that carries a session needs; nothing for other pipes.
     pub fn tune_for_tunnel(&self) {
-        if let Pipe::Tcp(socket) = &self.pipe {
+        if let Some(socket) = self.tcp() {
             sockopt::tunnel(socket);
+        }
+    }
+
+    /// Has the kernel watch over the connection as the session above it does; nothing for pipes without a kernel.
+    pub(crate) fn watch_over(&self, rules: SessionRules, heartbeat: Duration) {
+        // What every tunnel has from its handshake on needs no telling again.
+        if rules != SessionRules::default()
+            && let Some(socket) = self.tcp()
+        {
+            sockopt::watch_over(socket, rules.keepalive, rules.user_timeout(heartbeat));
         }
     }
 
     /// What the kernel has measured about the way to the peer, where there is one and the kernel says.
     pub(crate) fn path(&self) -> Option<Path> {
-        let Pipe::Tcp(socket) = &self.pipe else { return None };
+        let socket = self.tcp()?;
         tcp::path(socket).inspect_err(|error| tracing::debug!(%error, "the path is not known")).ok()
     }
 
     /// See [`sockopt::congestion`]; nothing for pipes without one.
     pub(crate) fn set_congestion(&self, name: &str) -> io::Result<()> {
-        match &self.pipe {
-            Pipe::Tcp(socket) => sockopt::congestion(socket, name),
-            Pipe::Unix(_) | Pipe::Memory(_) | Pipe::Boxed(_) => Ok(()),
-        }
+        self.tcp().map_or(Ok(()), |socket| sockopt::congestion(socket, name))
     }
 
     /// How much the peer may send ahead of us; nothing for pipes and systems without that.
     pub(crate) fn clamp_window(&self, bytes: usize) {
-        if let Pipe::Tcp(socket) = &self.pipe
+        if let Some(socket) = self.tcp()
             && let Err(error) = tcp::clamp_window(socket, bytes)
         {
             tracing::debug!(%error, "the window is not clamped");
@@ -93,7 +126,7 @@ impl Transport {
 
     /// See [`sockopt::unsent_limit`]; nothing for pipes without one.
     pub(crate) fn set_unsent_limit(&self, bytes: usize) {
-        if let Pipe::Tcp(socket) = &self.pipe {
+        if let Some(socket) = self.tcp() {
             sockopt::unsent_limit(socket, bytes);
         }
     }
@@ -101,23 +134,24 @@ impl Transport {
     /// Makes whatever closes this transport, the death of the process included, a reset where the kernel can do that
     /// (TCP), or an ordinary end again.
     pub fn close_with_reset(&self, reset: bool) {
-        if let Pipe::Tcp(socket) = &self.pipe {
+        if let Some(socket) = self.tcp() {
             sockopt::close_with_reset(socket, reset);
         }
     }
 
-    /// Ready when a read may give bytes: callers allocate their buffer only then.
+    /// Ready when a read may give bytes: callers allocate their buffer only then. TLS is read until it has opened some.
     ///
     /// # Errors
-    /// What the runtime says of the socket; never for in-memory pipes.
-    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// What the runtime says of the socket, or TLS of what came; never for in-memory pipes.
+    pub fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.put_back.is_empty() {
             return Poll::Ready(Ok(()));
         }
-        match &self.pipe {
+        match &mut self.pipe {
             Pipe::Tcp(socket) => socket.poll_read_ready(cx),
             Pipe::Unix(socket) => socket.poll_read_ready(cx),
             Pipe::Memory(_) | Pipe::Boxed(_) => Poll::Ready(Ok(())),
+            Pipe::Tls(pipe) => pipe.poll_readable(cx),
         }
     }
 
@@ -156,13 +190,14 @@ impl Transport {
             },
             Pipe::Memory(pipe) => read_one_by_one(Pin::new(pipe), cx, buffers),
             Pipe::Boxed(pipe) => read_one_by_one(Pin::new(pipe.as_mut()), cx, buffers),
+            Pipe::Tls(pipe) => pipe.poll_read_vectored(cx, buffers),
         }
     }
 
     /// The congestion control it has.
     #[cfg(all(test, target_os = "linux"))]
     pub(crate) fn congestion(&self) -> io::Result<String> {
-        let Pipe::Tcp(socket) = &self.pipe else { return Err(io::ErrorKind::Unsupported.into()) };
+        let Some(socket) = self.tcp() else { return Err(io::ErrorKind::Unsupported.into()) };
         let name = socket2::SockRef::from(socket).tcp_congestion()?;
         Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
     }
@@ -170,7 +205,7 @@ impl Transport {
     /// How many unsent bytes the kernel may hold.
     #[cfg(all(test, target_os = "linux"))]
     pub(crate) fn unsent_limit(&self) -> io::Result<u32> {
-        let Pipe::Tcp(socket) = &self.pipe else { return Err(io::ErrorKind::Unsupported.into()) };
+        let Some(socket) = self.tcp() else { return Err(io::ErrorKind::Unsupported.into()) };
         socket2::SockRef::from(socket).tcp_notsent_lowat()
     }
 
@@ -198,9 +233,16 @@ impl From<UnixStream> for Transport {
     }
 }
 
+impl From<TlsPipe> for Transport {
+    fn from(pipe: TlsPipe) -> Self {
+        Self::over(Pipe::Tls(Box::new(pipe)))
+    }
+}
+
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.pipe {
+            Pipe::Tls(_) => "Transport(tls)",
             Pipe::Tcp(_) => "Transport(tcp)",
             Pipe::Unix(_) => "Transport(unix)",
             Pipe::Memory(_) => "Transport(memory)",
@@ -222,6 +264,12 @@ impl AsyncRead for Transport {
             Pipe::Unix(io) => Pin::new(io).poll_read(cx, buf),
             Pipe::Memory(io) => Pin::new(io).poll_read(cx, buf),
             Pipe::Boxed(io) => Pin::new(io).poll_read(cx, buf),
+            Pipe::Tls(pipe) => {
+                let room = buf.initialize_unfilled();
+                let n = ready!(pipe.poll_read_vectored(cx, &mut [IoSliceMut::new(room)]))?;
+                buf.advance(n);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 }
@@ -233,6 +281,7 @@ impl AsyncWrite for Transport {
             Pipe::Unix(io) => Pin::new(io).poll_write(cx, buf),
             Pipe::Memory(io) => Pin::new(io).poll_write(cx, buf),
             Pipe::Boxed(io) => Pin::new(io).poll_write(cx, buf),
+            Pipe::Tls(pipe) => pipe.poll_write_vectored(cx, &[IoSlice::new(buf)]),
         }
     }
 
@@ -246,6 +295,7 @@ impl AsyncWrite for Transport {
             Pipe::Unix(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Pipe::Memory(io) => Pin::new(io).poll_write_vectored(cx, bufs),
             Pipe::Boxed(io) => Pin::new(io).poll_write_vectored(cx, bufs),
+            Pipe::Tls(pipe) => pipe.poll_write_vectored(cx, bufs),
         }
     }
 
@@ -255,6 +305,7 @@ impl AsyncWrite for Transport {
             Pipe::Unix(io) => io.is_write_vectored(),
             Pipe::Memory(io) => io.is_write_vectored(),
             Pipe::Boxed(io) => io.is_write_vectored(),
+            Pipe::Tls(_) => true,
         }
     }
 
@@ -264,6 +315,7 @@ impl AsyncWrite for Transport {
             Pipe::Unix(io) => Pin::new(io).poll_flush(cx),
             Pipe::Memory(io) => Pin::new(io).poll_flush(cx),
             Pipe::Boxed(io) => Pin::new(io).poll_flush(cx),
+            Pipe::Tls(pipe) => pipe.poll_flush(cx),
         }
     }
 
@@ -273,6 +325,7 @@ impl AsyncWrite for Transport {
             Pipe::Unix(io) => Pin::new(io).poll_shutdown(cx),
             Pipe::Memory(io) => Pin::new(io).poll_shutdown(cx),
             Pipe::Boxed(io) => Pin::new(io).poll_shutdown(cx),
+            Pipe::Tls(pipe) => pipe.poll_shutdown(cx),
         }
     }
 }

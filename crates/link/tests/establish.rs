@@ -6,7 +6,7 @@ use std::{io, time::Duration};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use reachback_link::{
-    Address, DialError, GreetError, ListenAddress, Listener, Net, Side, Transport, dial, greet,
+    Address, DialError, DialSecurity, GreetError, ListenAddress, Listener, Net, Side, Transport, dial, greet,
 };
 use reachback_wire::{
     Code, Generation, Hello, Instance, Nonce, ProtocolRange, Refusal, Role, SessionId, SessionLimits,
@@ -31,6 +31,8 @@ fn pipe() -> (OnePipe, Transport) {
     let (near, far) = Transport::memory_pair(64 * 1024);
     (OnePipe(Mutex::new(Some(near))), far)
 }
+
+const PLAIN: DialSecurity = DialSecurity::Plain;
 
 const VERSIONS: ProtocolRange = ProtocolRange { min: 1, max: 1 };
 
@@ -71,7 +73,7 @@ async fn both_ends_know_each_other_and_the_next_byte_is_the_muxes() {
     let (net, far) = pipe();
     let to = address();
     let said = hello();
-    let (dialled, greeted) = tokio::join!(dial(&net, &to, &said), async {
+    let (dialled, greeted) = tokio::join!(dial(&net, &to, &said, &PLAIN), async {
         let admission = greet(far, VERSIONS).await.unwrap();
         assert_eq!((&admission.hello, admission.version), (&hello(), 1));
         admission.welcome(&welcome()).await.unwrap()
@@ -91,7 +93,7 @@ async fn a_denial_arrives_with_its_wait() {
     let refusal =
         Refusal::new(Code::Replaced, "another one has the name").retry_after(Duration::from_secs(60));
     let (to, said) = (address(), hello());
-    let (dialled, ()) = tokio::join!(dial(&net, &to, &said), async {
+    let (dialled, ()) = tokio::join!(dial(&net, &to, &said, &PLAIN), async {
         greet(far, VERSIONS).await.unwrap().deny(&refusal).await;
     });
     let DialError::Denied(denied) = dialled.unwrap_err() else { panic!() };
@@ -104,7 +106,7 @@ async fn a_version_from_the_future_is_denied_naming_both() {
     let mut said = hello();
     said.protocol = ProtocolRange { min: 7, max: 9 };
     let to = address();
-    let (dialled, greeted) = tokio::join!(dial(&net, &to, &said), greet(far, VERSIONS));
+    let (dialled, greeted) = tokio::join!(dial(&net, &to, &said, &PLAIN), greet(far, VERSIONS));
     let GreetError::Denied(refusal) = greeted.unwrap_err() else { panic!() };
     let DialError::Denied(denied) = dialled.unwrap_err() else { panic!() };
     assert_eq!((refusal.code, denied.code), (Code::VersionMismatch, Code::VersionMismatch));
@@ -176,7 +178,7 @@ async fn a_socket_of_another_user_is_denied_and_not_taken_for_absent() {
             Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
         }
     }
-    let error = dial(&Locked, &"unix:///run/x.sock".parse().unwrap(), &hello()).await.unwrap_err();
+    let error = dial(&Locked, &"unix:///run/x.sock".parse().unwrap(), &hello(), &PLAIN).await.unwrap_err();
     assert_eq!(error.code(), Code::Denied);
     assert!(error.to_string().contains("run it as the explorer's user"), "{error}");
 }
@@ -186,12 +188,12 @@ async fn dialing_something_silent_or_foreign_says_so() {
     let to = address();
     let (net, _silent) = pipe();
     let begun = tokio::time::Instant::now();
-    assert!(matches!(dial(&net, &to, &hello()).await, Err(DialError::Timeout { .. })));
+    assert!(matches!(dial(&net, &to, &hello(), &PLAIN).await, Err(DialError::Timeout { .. })));
     assert_eq!(begun.elapsed(), limits::HANDSHAKE_TIMEOUT);
 
     let (net, mut far) = pipe();
     far.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
-    let error = dial(&net, &to, &hello()).await.unwrap_err();
+    let error = dial(&net, &to, &hello(), &PLAIN).await.unwrap_err();
     assert!(matches!(error, DialError::NotReachback { .. }), "{error}");
     assert_eq!(
         error.to_string(),
@@ -201,11 +203,11 @@ async fn dialing_something_silent_or_foreign_says_so() {
 
     let (net, far) = pipe();
     drop(far);
-    let error = dial(&net, &to, &hello()).await.unwrap_err();
+    let error = dial(&net, &to, &hello(), &PLAIN).await.unwrap_err();
     assert!(matches!(error, DialError::Broken { .. }), "{error}");
     assert!(!error.to_string().contains("end of file"), "{error}");
 
     let nobody = OnePipe(Mutex::new(None));
-    let error = dial(&nobody, &to, &hello()).await.unwrap_err();
+    let error = dial(&nobody, &to, &hello(), &PLAIN).await.unwrap_err();
     assert_eq!(error.code(), Code::PeerUnreachable);
 }

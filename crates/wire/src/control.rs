@@ -10,7 +10,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Code, Frame, FrameError, FrameType, ServiceName, SessionId, Stage, brief, decimal, frame};
+use crate::{
+    CallerPattern, Code, Frame, FrameError, FrameType, Hex, Refusal, ServiceName, SessionId, Stage, brief,
+    decimal, frame, lz4,
+};
 
 /// One message on control.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +28,12 @@ pub enum ControlMessage {
     Health(Health),
     /// Another process took this node's name.
     Replaced(Replaced),
+    /// The dialer wants a new certificate.
+    Renew(Renew),
+    /// The acceptor's answer to it.
+    Renewed(Renewed),
+    /// The acceptor's other answer: why there is none.
+    NotRenewed(Refusal),
     /// The session ends on purpose.
     Bye(Bye),
     /// How the sender's last sessions ended.
@@ -40,6 +49,9 @@ impl ControlMessage {
             Self::Services(_) => FrameType::Services,
             Self::Health(_) => FrameType::Health,
             Self::Replaced(_) => FrameType::Replaced,
+            Self::Renew(_) => FrameType::Renew,
+            Self::Renewed(_) => FrameType::Renewed,
+            Self::NotRenewed(_) => FrameType::NotRenewed,
             Self::Bye(_) => FrameType::Bye,
             Self::Ends(_) => FrameType::Ends,
         }
@@ -54,6 +66,9 @@ impl ControlMessage {
             Self::Services(message) => frame::encode(kind, message),
             Self::Health(message) => frame::encode(kind, message),
             Self::Replaced(message) => frame::encode(kind, message),
+            Self::Renew(message) => frame::encode(kind, message),
+            Self::Renewed(message) => frame::encode(kind, message),
+            Self::NotRenewed(message) => frame::encode(kind, message),
             Self::Bye(message) => frame::encode(kind, message),
             Self::Ends(message) => frame::encode(kind, message),
         }
@@ -70,11 +85,17 @@ impl ControlMessage {
             FrameType::Services => Self::Services(frame.parse()?),
             FrameType::Health => Self::Health(frame.parse()?),
             FrameType::Replaced => Self::Replaced(frame.parse()?),
+            FrameType::Renew => Self::Renew(frame.parse()?),
+            FrameType::Renewed => Self::Renewed(frame.parse()?),
+            FrameType::NotRenewed => Self::NotRenewed(frame.parse()?),
             FrameType::Bye => Self::Bye(frame.parse()?),
             FrameType::Ends => Self::Ends(frame.parse()?),
             kind @ (FrameType::Hello
+            | FrameType::Challenge
+            | FrameType::Proof
             | FrameType::Welcome
             | FrameType::Denied
+            | FrameType::Enrolled
             | FrameType::Open
             | FrameType::Accepted
             | FrameType::Opened
@@ -115,6 +136,9 @@ pub struct Services {
     /// Everything that can be reached on it.
     #[serde(default)]
     pub services: Vec<ServiceInfo>,
+    /// Callers whom the node lets in for a while, whatever the explorer's rights say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<GrantInfo>,
     /// What the machine is; passed along as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Value>,
@@ -138,6 +162,18 @@ impl Services {
     }
 }
 
+/// Callers whom a node lets in to one of its services for a while.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GrantInfo {
+    /// The service.
+    pub service: ServiceName,
+    /// The callers.
+    pub to: CallerPattern,
+    /// Milliseconds left at the time of sending: no two clocks have to agree.
+    #[serde(with = "decimal")]
+    pub left_ms: u64,
+}
+
 /// One service of a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceInfo {
@@ -146,9 +182,19 @@ pub struct ServiceInfo {
     /// How it takes calls: `http`, `lines` or `raw`; absent if it takes none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub framing: Option<String>,
+    /// How whoever opens it should announce its records: [`lz4::NAME`], or not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<String>,
     /// How it is.
     #[serde(default)]
     pub health: HealthState,
+}
+
+impl ServiceInfo {
+    /// Whether it asks for records that may be compressed.
+    pub fn asks_for_lz4(&self) -> bool {
+        self.compression.as_deref() == Some(lz4::NAME)
+    }
 }
 
 /// How a service is, as its node sees it.
@@ -191,6 +237,23 @@ pub struct Replaced {
     /// Who did, and what to do about it.
     #[serde(serialize_with = "brief::serialize")]
     pub message: String,
+}
+
+/// A certificate request for the key that the session's certificate is for: sent while that certificate is still good, so
+/// that nobody has to notice.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renew {
+    /// PKCS#10, DER.
+    pub csr: Hex,
+}
+
+/// A new certificate. The session goes on as it is; the next one begins with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Renewed {
+    /// The dialer's certificate and those between it and a root (DER), its own first.
+    pub chain: Vec<Hex>,
+    /// The authorities by which the explorer is to be known from now on (DER).
+    pub ca: Vec<Hex>,
 }
 
 /// The session ends on purpose.

@@ -30,10 +30,16 @@ const JSON_REASON_MAX: usize = 200;
 pub enum FrameType {
     /// The dialer's first words.
     Hello = 1,
+    /// The acceptor proves the shared secret and asks for the same.
+    Challenge = 2,
+    /// The dialer proves it.
+    Proof = 3,
     /// The dialer is let in.
     Welcome = 4,
     /// The dialer is not let in.
     Denied = 5,
+    /// The dialer gets a certificate.
+    Enrolled = 6,
     /// What a new substream is for.
     Open = 16,
     /// The open was read; its answer takes longer than [`limits::ACCEPTED_AFTER`].
@@ -52,18 +58,27 @@ pub enum FrameType {
     Health = 35,
     /// Another process took this node's name.
     Replaced = 37,
+    /// A new certificate, please.
+    Renew = 38,
     /// The session ends on purpose.
     Bye = 39,
     /// How the sender's last sessions ended, in its own view.
     Ends = 40,
+    /// Here it is.
+    Renewed = 41,
+    /// There is none.
+    NotRenewed = 42,
 }
 
 impl FrameType {
     /// All of them, by number.
     pub const ALL: &[Self] = &[
         Self::Hello,
+        Self::Challenge,
+        Self::Proof,
         Self::Welcome,
         Self::Denied,
+        Self::Enrolled,
         Self::Open,
         Self::Accepted,
         Self::Opened,
@@ -73,8 +88,11 @@ impl FrameType {
         Self::Services,
         Self::Health,
         Self::Replaced,
+        Self::Renew,
         Self::Bye,
         Self::Ends,
+        Self::Renewed,
+        Self::NotRenewed,
     ];
 
     /// The number on the wire.
@@ -93,8 +111,14 @@ impl FrameType {
 pub enum Stage {
     /// An acceptor before `Hello`.
     HelloExpected,
-    /// A dialer that has sent `Hello`.
+    /// A dialer that has sent `Hello` to be let in.
     HelloReply,
+    /// A dialer that has sent `Hello` for a certificate.
+    EnrolmentReply,
+    /// An acceptor that has sent `Challenge`.
+    ProofExpected,
+    /// A dialer that has sent `Proof`.
+    ProofReply,
     /// The acceptor of a substream before `Open`.
     OpenExpected,
     /// The opener of a substream before `Opened` or `Refused`.
@@ -108,13 +132,19 @@ impl Stage {
     pub fn limit(self, kind: FrameType) -> Option<usize> {
         use FrameType as F;
         match (self, kind) {
-            (Self::HelloExpected, F::Hello) | (Self::HelloReply, F::Welcome | F::Denied) => {
-                Some(limits::HANDSHAKE_BYTES_MAX - HEADER_LEN)
-            }
+            (Self::HelloExpected, F::Hello)
+            | (Self::HelloReply | Self::ProofReply, F::Welcome | F::Denied)
+            | (Self::EnrolmentReply, F::Denied) => Some(limits::HANDSHAKE_BYTES_MAX - HEADER_LEN),
+            (Self::HelloReply, F::Challenge) | (Self::ProofExpected, F::Proof) => Some(limits::PROOF_MAX),
+            (Self::EnrolmentReply, F::Enrolled) => Some(limits::CERTIFICATES_MAX),
             (Self::OpenExpected, F::Open) | (Self::OpenReply, F::Accepted | F::Opened | F::Refused) => {
                 Some(limits::OPEN_MAX)
             }
-            (Self::Control, F::Heartbeat | F::HeartbeatAck | F::Replaced | F::Bye) => Some(limits::OPEN_MAX),
+            (
+                Self::Control,
+                F::Heartbeat | F::HeartbeatAck | F::Replaced | F::Renew | F::NotRenewed | F::Bye,
+            ) => Some(limits::OPEN_MAX),
+            (Self::Control, F::Renewed) => Some(limits::CERTIFICATES_MAX),
             (Self::Control, F::Services | F::Health | F::Ends) => Some(limits::SERVICES_MAX),
             _ => None,
         }
@@ -123,7 +153,10 @@ impl Stage {
     pub(crate) fn expects(self) -> &'static str {
         match self {
             Self::HelloExpected => "Hello",
-            Self::HelloReply => "Welcome or Denied",
+            Self::HelloReply => "Welcome, Challenge or Denied",
+            Self::EnrolmentReply => "Enrolled or Denied",
+            Self::ProofExpected => "Proof",
+            Self::ProofReply => "Welcome or Denied",
             Self::OpenExpected => "Open",
             Self::OpenReply => "Accepted, Opened or Refused",
             Self::Control => "a control message",
@@ -430,7 +463,7 @@ mod tests {
             assert_eq!(FrameType::from_number(kind.number()), Some(*kind));
         }
         // Reserved for later versions.
-        for number in [0, 2, 3, 6, 36, 38, 41, 255] {
+        for number in [0, 7, 36, 43, 255] {
             assert_eq!(FrameType::from_number(number), None);
         }
     }
@@ -439,10 +472,13 @@ mod tests {
     fn every_type_has_its_place() {
         let stages = [
             (Stage::HelloExpected, &[FrameType::Hello][..]),
-            (Stage::HelloReply, &[FrameType::Welcome, FrameType::Denied]),
+            (Stage::HelloReply, &[FrameType::Challenge, FrameType::Welcome, FrameType::Denied]),
+            (Stage::EnrolmentReply, &[FrameType::Denied, FrameType::Enrolled]),
+            (Stage::ProofExpected, &[FrameType::Proof]),
+            (Stage::ProofReply, &[FrameType::Welcome, FrameType::Denied]),
             (Stage::OpenExpected, &[FrameType::Open]),
             (Stage::OpenReply, &[FrameType::Accepted, FrameType::Opened, FrameType::Refused]),
-            (Stage::Control, &FrameType::ALL[7..]),
+            (Stage::Control, &FrameType::ALL[10..]),
         ];
         for (stage, allowed) in stages {
             for kind in FrameType::ALL {
@@ -462,7 +498,10 @@ mod tests {
     fn the_length_is_judged_before_the_payload_comes() {
         for (stage, kind, limit) in [
             (Stage::HelloExpected, FrameType::Hello, limits::HANDSHAKE_BYTES_MAX - HEADER_LEN),
+            (Stage::HelloReply, FrameType::Challenge, limits::PROOF_MAX),
+            (Stage::EnrolmentReply, FrameType::Enrolled, limits::CERTIFICATES_MAX),
             (Stage::OpenExpected, FrameType::Open, limits::OPEN_MAX),
+            (Stage::Control, FrameType::Renewed, limits::CERTIFICATES_MAX),
             (Stage::Control, FrameType::Services, limits::SERVICES_MAX),
         ] {
             let len = u32::try_from(limit).unwrap();

@@ -3,20 +3,24 @@
 //! It happens outside the mux so that a stranger costs an acceptor one bounded read and one bounded write, and so that
 //! a refusal can be read without any mux at all.
 //!
-//! 1. The dialer sends `Hello`.
-//! 2. The acceptor answers `Welcome`, and the mux begins right behind it; or `Denied`, and closes.
+//! 1. The dialer sends `Hello`, with what it shows for its name ([`Credential`]).
+//! 2. If that is a shared secret, the acceptor proves first that it knows it (`Challenge`), and the dialer answers with
+//!    its own `Proof`. The secret itself never crosses the link.
+//! 3. The acceptor answers `Welcome`, and the mux begins right behind it; or `Denied`, and closes. A dialer that came
+//!    for a certificate gets `Enrolled`, and both close: it dials again with it.
 //!
 //! [`Dialer`] and [`Acceptor`] are the two ends as machines. Each step consumes the machine and gives the next thing
-//! there is to do, so that nothing can be done twice or too early.
+//! there is to do, so that nothing can be done twice or too early. What a proof is made of is decided in
+//! `link::tls::secret`; here it is 32 bytes.
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::{
-    Code, Frame, FrameError, FrameType, Generation, NodeId, Nonce, PROTOCOL_VERSION, Refusal, SessionId,
-    Stage, decimal, frame, limits,
+    Code, Frame, FrameError, FrameType, Generation, Hex, NodeId, Nonce, PROTOCOL_VERSION, Refusal, Secret,
+    SessionId, Stage, decimal, frame, hex, limits,
 };
 
 /// As what a dialer comes.
@@ -71,15 +75,94 @@ impl fmt::Display for ProtocolRange {
     }
 }
 
-/// What a dialer shows for its name, for the acceptor's authenticator to judge. May be secret: it has no visible Debug.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Credential(pub Value);
+/// What a dialer shows for its name, besides the certificate it may have shown to TLS.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Credential {
+    /// A token whose rights it wants.
+    Token {
+        /// As it was issued.
+        token: Secret,
+    },
+    /// It knows the shared secret and wants to be asked for a proof.
+    Secret {
+        /// The secret, at the end that shows it: what the proof is made with. Never sent, so an acceptor sees `None`.
+        #[serde(skip)]
+        key: Option<Secret>,
+    },
+    /// It wants a certificate for its key and has a token that permits one.
+    Join {
+        /// As it was issued.
+        token: Secret,
+        /// A certificate request (PKCS#10, DER).
+        csr: Hex,
+    },
+    /// It wants a new certificate in place of the one it has shown to TLS, which may have expired.
+    Renew {
+        /// A certificate request (PKCS#10, DER) for the same key.
+        csr: Hex,
+    },
+    /// Something of a later version.
+    #[serde(other)]
+    Unknown,
+}
 
-impl fmt::Debug for Credential {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credential(..)")
+/// 32 bytes that only somebody who knows the shared secret can make: HMAC-SHA256.
+#[derive(Clone, Copy)]
+pub struct Mac(pub [u8; 32]);
+
+impl PartialEq for Mac {
+    /// In constant time.
+    fn eq(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).fold(0, |seen, (a, b)| seen | (a ^ b)) == 0
     }
+}
+
+impl Eq for Mac {}
+
+impl fmt::Debug for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mac(..)")
+    }
+}
+
+impl Serialize for Mac {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Nonce(self.0).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        hex::read(deserializer).map(Self)
+    }
+}
+
+/// The acceptor knows the shared secret, and asks whether the dialer does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// Fresh random bytes of the acceptor.
+    pub nonce: Nonce,
+    /// The acceptor's own proof, over both nonces.
+    pub proof: Mac,
+}
+
+/// The dialer knows it too.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The dialer's proof, over both nonces.
+    pub proof: Mac,
+}
+
+/// A certificate for the dialer's key. The connection ends behind it; the dialer comes back with the certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolled {
+    /// The dialer's certificate and those between it and a root (DER), its own first.
+    pub chain: Vec<Hex>,
+    /// The authorities by which the explorer is to be known from now on (DER).
+    pub ca: Vec<Hex>,
+    /// Whom the certificate names: the node's id, or the user's name.
+    pub name: String,
 }
 
 /// The dialer's first words.
@@ -144,34 +227,72 @@ pub struct Welcome {
     pub resume: Option<Value>,
 }
 
-/// The dialer, its `Hello` sent.
+/// The dialer, waiting for an answer.
 #[derive(Debug)]
 pub struct Dialer {
-    _sent: (),
+    awaits: Awaits,
 }
 
-/// How the handshake ended for the dialer.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    /// To be let in.
+    Welcome,
+    /// To be let in, its proof sent.
+    Verdict,
+    /// That the acceptor proves the shared secret: an end that does not is not the one we mean.
+    Challenge,
+    /// A certificate.
+    Enrolment,
+}
+
+/// What the acceptor's answer means for the dialer.
+#[derive(Debug, PartialEq)]
 pub enum DialerStep {
     /// It is in.
     Welcome(Welcome),
     /// It is not, and why.
     Denied(Refusal),
+    /// The acceptor proves the shared secret, if its proof is right, and wants the same.
+    Challenge(Challenge, Challenged),
+    /// It has a certificate; the connection is over.
+    Enrolled(Enrolled),
+}
+
+/// A dialer that has been challenged. It goes on only if the acceptor's own proof was right.
+#[derive(Debug, PartialEq)]
+pub struct Challenged {
+    _challenged: (),
 }
 
 impl Dialer {
-    /// Begins a handshake; the bytes are to be sent. The reply is read with [`Stage::HelloReply`].
+    /// Begins a handshake; the bytes are to be sent.
     pub fn new(hello: &Hello) -> (Self, Vec<u8>) {
-        (Self { _sent: () }, frame::encode(FrameType::Hello, hello))
+        let awaits = match &hello.credential {
+            Some(Credential::Secret { .. }) => Awaits::Challenge,
+            Some(Credential::Join { .. } | Credential::Renew { .. }) => Awaits::Enrolment,
+            Some(Credential::Token { .. } | Credential::Unknown) | None => Awaits::Welcome,
+        };
+        (Self { awaits }, frame::encode(FrameType::Hello, hello))
     }
 
-    /// Takes the reply.
+    /// With which rules the next answer is to be read.
+    pub fn stage(&self) -> Stage {
+        match self.awaits {
+            Awaits::Welcome | Awaits::Challenge => Stage::HelloReply,
+            Awaits::Enrolment => Stage::EnrolmentReply,
+            Awaits::Verdict => Stage::ProofReply,
+        }
+    }
+
+    /// Takes the answer.
     ///
     /// # Errors
-    /// It is no reply, can't be read, or demands what can't be kept to.
+    /// It is no answer to what this dialer asked, can't be read, or demands what can't be kept to.
     pub fn on_frame(self, frame: Frame) -> Result<DialerStep, HandshakeError> {
-        match frame.kind {
-            FrameType::Welcome => {
+        match (frame.kind, self.awaits) {
+            (FrameType::Denied, _) => Ok(DialerStep::Denied(frame.parse()?)),
+            (FrameType::Welcome, Awaits::Challenge) => Err(HandshakeError::Unproven),
+            (FrameType::Welcome, Awaits::Welcome | Awaits::Verdict) => {
                 let welcome: Welcome = frame.parse()?;
                 let (min, max) = (limits::HEARTBEAT_MIN.as_millis(), limits::HEARTBEAT_MAX.as_millis());
                 if !(min..=max).contains(&u128::from(welcome.heartbeat_ms)) {
@@ -179,8 +300,28 @@ impl Dialer {
                 }
                 Ok(DialerStep::Welcome(welcome))
             }
-            FrameType::Denied => Ok(DialerStep::Denied(frame.parse()?)),
-            kind => Err(FrameError::Unexpected { kind, expected: Stage::HelloReply.expects() }.into()),
+            (FrameType::Challenge, Awaits::Challenge) => {
+                Ok(DialerStep::Challenge(frame.parse()?, Challenged { _challenged: () }))
+            }
+            (FrameType::Enrolled, Awaits::Enrolment) => Ok(DialerStep::Enrolled(frame.parse()?)),
+            (kind, awaits) => Err(FrameError::Unexpected { kind, expected: awaits.expects() }.into()),
+        }
+    }
+}
+
+impl Challenged {
+    /// The dialer's own proof; the bytes are to be sent.
+    pub fn prove(self, proof: Mac) -> (Dialer, Vec<u8>) {
+        (Dialer { awaits: Awaits::Verdict }, frame::encode(FrameType::Proof, &Proof { proof }))
+    }
+}
+
+impl Awaits {
+    fn expects(self) -> &'static str {
+        match self {
+            Self::Welcome | Self::Verdict => "Welcome or Denied",
+            Self::Challenge => "Challenge or Denied",
+            Self::Enrolment => "Enrolled or Denied",
         }
     }
 }
@@ -243,6 +384,27 @@ impl Admission {
     pub fn deny(&self, refusal: &Refusal) -> Vec<u8> {
         deny(refusal)
     }
+
+    /// The bytes that give it a certificate and end the connection.
+    pub fn enrolled(&self, enrolled: &Enrolled) -> Vec<u8> {
+        frame::encode(FrameType::Enrolled, enrolled)
+    }
+
+    /// The bytes that ask it for a proof, which is read with [`Stage::ProofExpected`].
+    pub fn challenge(&self, challenge: &Challenge) -> Vec<u8> {
+        frame::encode(FrameType::Challenge, challenge)
+    }
+
+    /// Reads the proof that was asked for. Whether it is right is for the caller to see.
+    ///
+    /// # Errors
+    /// It is none; [`HandshakeError::refusal`] is what to answer.
+    pub fn on_proof(&self, frame: &Frame) -> Result<Proof, HandshakeError> {
+        match frame.kind {
+            FrameType::Proof => Ok(frame.parse()?),
+            kind => Err(FrameError::Unexpected { kind, expected: Stage::ProofExpected.expects() }.into()),
+        }
+    }
 }
 
 /// A `Denied` frame, for a dialer that got no further than its first bytes.
@@ -277,6 +439,12 @@ pub enum HandshakeError {
         /// Milliseconds.
         max: u128,
     },
+    /// The acceptor lets a dialer in that wanted to see the shared secret proved first.
+    #[error(
+        "it answers without proving that it knows the shared secret; either it has none configured, or somebody else \
+         answers in its place"
+    )]
+    Unproven,
 }
 
 impl HandshakeError {
@@ -285,7 +453,7 @@ impl HandshakeError {
         match self {
             Self::Frame(error) => error.code(),
             Self::Version { .. } => Code::VersionMismatch,
-            Self::Heartbeat { .. } => Code::HandshakeFailed,
+            Self::Heartbeat { .. } | Self::Unproven => Code::HandshakeFailed,
         }
     }
 
@@ -311,9 +479,13 @@ mod tests {
             agent: "reachback/0.1.0".into(),
             nonce: Nonce([2; 32]),
             features: vec![],
-            credential: Some(Credential(json!({ "token": "hunter2" }))),
+            credential: Some(Credential::Token { token: Secret::new("hunter2") }),
             resume: None,
         }
+    }
+
+    fn with(credential: Credential) -> Hello {
+        Hello { credential: Some(credential), ..hello() }
     }
 
     fn welcome() -> Welcome {
@@ -334,6 +506,11 @@ mod tests {
         let mut decoder = frame::FrameDecoder::new(stage);
         decoder.push(bytes.into());
         decoder.next().unwrap().unwrap()
+    }
+
+    fn answer(dialer: Dialer, bytes: Vec<u8>) -> Result<DialerStep, HandshakeError> {
+        let frame = read(dialer.stage(), bytes);
+        dialer.on_frame(frame)
     }
 
     fn greet(hello: &serde_json::Value) -> Result<Admission, HandshakeError> {
@@ -443,7 +620,71 @@ mod tests {
     #[test]
     fn a_credential_travels_and_does_not_show() {
         let json = serde_json::to_value(hello()).unwrap();
-        assert_eq!(json["credential"], json!({ "token": "hunter2" }));
+        assert_eq!(json["credential"], json!({ "kind": "token", "token": "hunter2" }));
         assert!(!format!("{:?}", greet(&json).unwrap()).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_shared_secret_stays_where_it_is() {
+        let key = Some(Secret::new("hunter2"));
+        let (_, bytes) = Dialer::new(&with(Credential::Secret { key }));
+        assert!(!String::from_utf8_lossy(&bytes).contains("hunter2"));
+        let admission =
+            Acceptor::new(ProtocolRange::SUPPORTED).on_frame(read(Stage::HelloExpected, bytes)).unwrap();
+        assert_eq!(admission.hello.credential, Some(Credential::Secret { key: None }));
+    }
+
+    #[test]
+    fn a_credential_of_a_later_version_is_no_reason_not_to_talk() {
+        let mut hello = serde_json::to_value(hello()).unwrap();
+        hello["credential"] = json!({ "kind": "passkey", "assertion": [1, 2] });
+        assert_eq!(greet(&hello).unwrap().hello.credential, Some(Credential::Unknown));
+        for wrong in [json!({ "token": "t" }), json!({ "kind": "join", "token": "t" }), json!("t"), json!([])] {
+            hello["credential"] = wrong;
+            assert_eq!(greet(&hello).unwrap_err().refusal().code, Code::BadFrame);
+        }
+    }
+
+    #[test]
+    fn who_shows_a_secret_is_let_in_only_by_who_proves_it_first() {
+        let (dialer, bytes) = Dialer::new(&with(Credential::Secret { key: None }));
+        let admission =
+            Acceptor::new(ProtocolRange::SUPPORTED).on_frame(read(Stage::HelloExpected, bytes)).unwrap();
+        let asked = Challenge { nonce: Nonce([3; 32]), proof: Mac([4; 32]) };
+        let step = dialer.on_frame(read(Stage::HelloReply, admission.challenge(&asked))).unwrap();
+        let DialerStep::Challenge(challenge, challenged) = step else { panic!("{step:?}") };
+        assert_eq!(challenge, asked);
+        let (dialer, bytes) = challenged.prove(Mac([5; 32]));
+        let proof = admission.on_proof(&read(Stage::ProofExpected, bytes)).unwrap();
+        assert_eq!(proof, Proof { proof: Mac([5; 32]) });
+        let step = answer(dialer, admission.welcome(&welcome())).unwrap();
+        assert_eq!(step, DialerStep::Welcome(welcome()));
+
+        let (dialer, _) = Dialer::new(&with(Credential::Secret { key: None }));
+        let error = dialer.on_frame(read(Stage::HelloReply, admission.welcome(&welcome()))).unwrap_err();
+        assert_eq!(error, HandshakeError::Unproven);
+        // Nor is anybody asked who does not know one.
+        let (dialer, _) = Dialer::new(&hello());
+        dialer.on_frame(read(Stage::HelloReply, admission.challenge(&asked))).unwrap_err();
+    }
+
+    #[test]
+    fn who_asks_for_a_certificate_gets_that_or_a_reason() {
+        let request = with(Credential::Join { token: Secret::new("t"), csr: Hex(vec![1, 2]) });
+        let admission = greet(&serde_json::to_value(&request).unwrap()).unwrap();
+        let enrolled =
+            Enrolled { chain: vec![Hex(vec![1; 5000])], ca: vec![Hex(vec![2; 500])], name: "edge-7".into() };
+        let (dialer, _) = Dialer::new(&request);
+        let step = answer(dialer, admission.enrolled(&enrolled)).unwrap();
+        assert_eq!(step, DialerStep::Enrolled(enrolled));
+
+        let (dialer, _) = Dialer::new(&request);
+        let refusal = Refusal::new(Code::Expired, "the join token ended an hour ago");
+        let step = answer(dialer, admission.deny(&refusal)).unwrap();
+        assert_eq!(step, DialerStep::Denied(refusal));
+
+        let welcome = Frame { kind: FrameType::Welcome, payload: "{}".into() };
+        let error = Dialer::new(&request).0.on_frame(welcome).unwrap_err();
+        assert!(matches!(error, HandshakeError::Frame(FrameError::Unexpected { .. })), "{error}");
     }
 }

@@ -8,7 +8,7 @@ use std::{borrow::Borrow, fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{decimal, text::sanitize};
+use crate::{decimal, hex, text::sanitize};
 
 /// The longest node id, in characters: it has to fit one label of a host name.
 pub const NODE_ID_MAX: usize = 63;
@@ -163,13 +163,13 @@ impl Instance {
 
 impl fmt::Display for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
+        hex::write(&self.0, f)
     }
 }
 
 impl fmt::Debug for Instance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_hex(&self.0, f)
+        hex::write(&self.0, f)
     }
 }
 
@@ -181,7 +181,7 @@ impl Serialize for Instance {
 
 impl<'de> Deserialize<'de> for Instance {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        read_hex(deserializer).map(Self)
+        hex::read(deserializer).map(Self)
     }
 }
 
@@ -200,7 +200,7 @@ impl Serialize for Nonce {
         struct Hex<'a>(&'a [u8]);
         impl fmt::Display for Hex<'_> {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write_hex(self.0, f)
+                hex::write(self.0, f)
             }
         }
         serializer.collect_str(&Hex(&self.0))
@@ -209,7 +209,7 @@ impl Serialize for Nonce {
 
 impl<'de> Deserialize<'de> for Nonce {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        read_hex(deserializer).map(Self)
+        hex::read(deserializer).map(Self)
     }
 }
 
@@ -276,40 +276,6 @@ fn check(given: &str, max: usize, dots: bool, grammar: &'static str) -> Result<S
         return Ok(given.to_ascii_lowercase());
     };
     Err(IdError::Grammar { given: sanitize(given, ECHO_MAX), problem, grammar })
-}
-
-fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-}
-
-fn read_hex<'de, D: Deserializer<'de>, const N: usize>(deserializer: D) -> Result<[u8; N], D::Error> {
-    let text = String::deserialize(deserializer)?;
-    unhex(text.as_bytes()).ok_or_else(|| {
-        serde::de::Error::custom(format!(
-            "expected {} digits of lower-case hex, got {} bytes",
-            2 * N,
-            text.len()
-        ))
-    })
-}
-
-fn unhex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    if text.len() != 2 * N {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(bytes)
-}
-
-fn digit(character: u8) -> Option<u8> {
-    match character {
-        b'0'..=b'9' => Some(character - b'0'),
-        b'a'..=b'f' => Some(character - b'a' + 10),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

@@ -9,9 +9,13 @@
 //! * [`handshake`]: `Hello`, `Welcome` and the two machines that exchange them.
 //! * [`open`]: what the first frame of a substream says, and the positive reply.
 //! * [`record`]: what `stream` and `call` substreams carry after that, with their ends in band.
+//! * [`lz4`]: how the payload of a record is compressed, where both ends want it.
 //! * [`control`]: the messages of the control substream.
 //! * [`liveness`]: when a session is late, and when it is dead.
 //! * [`headers`]: which headers of a call are its caller's.
+//! * [`rights`]: what a caller may reach, as patterns.
+//! * [`join`]: the one line that lets a machine or a person in.
+//! * [`secret`]: tokens and shared secrets, which nothing shows.
 //! * [`id`], [`target`], [`code`], [`refusal`], [`text`]: the words all of them use.
 //! * [`limits`]: every bound, with its reason.
 
@@ -25,33 +29,42 @@ mod decimal;
 pub mod frame;
 pub mod handshake;
 pub mod headers;
+mod hex;
 pub mod id;
+pub mod join;
 pub mod limits;
 pub mod liveness;
+pub mod lz4;
 mod nearest;
 pub mod open;
 pub mod record;
 pub mod refusal;
+pub mod rights;
+pub mod secret;
 pub mod target;
 pub mod text;
+pub mod who;
 
 pub use code::{Code, CodeRow, Delivered, Retry};
 pub use control::{
-    Bye, ControlMessage, EndReport, Ends, Health, HealthState, Heartbeat, HeartbeatAck, Replaced,
+    Bye, ControlMessage, EndReport, Ends, GrantInfo, Health, HealthState, Heartbeat, HeartbeatAck, Renew, Renewed, Replaced,
     ServiceHealth, ServiceInfo, Services,
 };
 pub use frame::{Frame, FrameDecoder, FrameError, FrameType, Stage};
 pub use handshake::{
-    Acceptor, Admission as HandshakeAdmission, Credential, Dialer, DialerStep, HandshakeError, Hello,
-    ProtocolRange, Role, SessionLimits, Welcome,
+    Acceptor, Admission as HandshakeAdmission, Challenge, Challenged, Credential, Dialer, DialerStep, Enrolled,
+    HandshakeError, Hello, Mac, Proof, ProtocolRange, Role, SessionLimits, Welcome,
 };
+pub use hex::Hex;
 pub use id::{Generation, IdError, Instance, NodeId, Nonce, ServiceName, SessionId};
 pub use liveness::{Death, Liveness, LivenessAction, Pulse};
 pub use nearest::nearest;
 pub use open::{Accepted, Caller, Open, OpenKind, Opened};
 pub use record::{Delivery, EndStatus, Record, RecordDecoder, RecordError, RecordKind};
 pub use refusal::Refusal;
+pub use secret::Secret;
 pub use target::{Target, TargetError};
+pub use who::{CallerPattern, CallerPatternError};
 
 /// The protocol version this crate speaks, offered in [`Hello::protocol`](handshake::Hello::protocol).
 ///

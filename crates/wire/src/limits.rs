@@ -23,9 +23,34 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// a token and features is under 2 KiB; 8 KiB leaves room for a certificate request.
 pub const HANDSHAKE_BYTES_MAX: usize = 8 * KIB;
 
+/// TLS handshakes that one runtime works on at a time: each costs a third of a millisecond of signatures, so that live
+/// sessions wait ten at most, and a fleet that comes back at once stands in line.
+pub const TLS_HANDSHAKES: usize = 32;
+
+/// How long a handshake keeps its place among those: two slow round trips. One that stops in the middle goes on without.
+pub const TLS_PLACE: Duration = Duration::from_secs(1);
+
+/// Ciphertext read ahead in one call: four records of TLS, which hold a frame of the mux.
+pub const TLS_READ_AHEAD: usize = 68 * KIB;
+
+/// What may be sealed and unsent of one connection: what one write of the mux can hand over at most, a batch
+/// ([`WRITE_BATCH`]) and a record behind it. Nothing is sealed while something waits, so it is not a queue.
+pub const TLS_SEALED_MAX: usize = 2 * WRITE_BATCH;
+
+/// A `Challenge` or a `Proof`: a nonce and a proof are 128 digits, and there is little to add to them.
+pub const PROOF_MAX: usize = KIB;
+
+/// A chain of certificates with the authorities behind it (`Enrolled`, `Renewed`), in hex: a dozen of the size that openssl
+/// makes with RSA keys. Only who asked for a certificate reads it.
+pub const CERTIFICATES_MAX: usize = 64 * KIB;
+
 /// How long one whole dial (name lookup, all addresses, connect) may take before the attempt has failed.
 /// Equal to [`HANDSHAKE_TIMEOUT`]: a dialer that waits longer than its peer gains nothing.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long connecting to the last address of a name may take, unless an operator says otherwise: two retransmitted
+/// SYNs (1 + 2 s), and half of [`DIAL_TIMEOUT`] left for the lookup before and the handshake after.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// When an address has not answered for this long, the next one of the same name is tried beside it. Longer
 /// than a satellite round trip with one retransmission in it, shorter than anyone's patience.
@@ -45,6 +70,10 @@ pub const SOCKET_PROBE: Duration = Duration::from_secs(1);
 /// Pause of the accept loop after an error that will not go away at once (out of descriptors): without it
 /// the loop spins at full speed exactly when the machine is short of everything.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Descriptors that accepting leaves to those who are in, though at most a quarter of those there are: a node that dials
+/// its services, a database, a log that is opened anew. As many as one thread needs at a time, several times over.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
 
 // ---- Opening substreams -------------------------------------------------------------------------------
 
@@ -126,6 +155,14 @@ pub const RECORD_MAX: usize = 65_536;
 /// Payload of one record: [`RECORD_MAX`] less the four bytes of its header. It also holds the largest UDP
 /// datagram (65,507).
 pub const MAX_RECORD_PAYLOAD: usize = 65_532;
+
+/// Payloads from this size on are compressed where that was asked for: below it the size in front and the time it
+/// takes are seldom won back.
+pub const LZ4_MIN_SIZE: usize = 256;
+
+/// How many bytes one byte of an LZ4 block can stand for: a match grows by 255 with each byte of its length. Whoever
+/// claims more is lying, and known to be before there is room for it.
+pub const LZ4_RATIO_MAX: usize = 255;
 
 /// A `Head` record (headers of a call): twice what common HTTP servers take (8-16 KiB), and it is kept
 /// whole in memory because it is parsed as one JSON text.
@@ -240,6 +277,14 @@ pub const CONTROL_QUEUE: usize = 32;
 /// behind by this much has long been silent. One larger frame (`Services`) is taken when nothing waits.
 pub const CONTROL_OUT_MAX: usize = 64 * KIB;
 
+/// Control frames that a peer may send at once beyond [`CONTROL_FRAMES_EVERY`]: a node that announces hundreds of changes
+/// of its services after it was cut off.
+pub const CONTROL_FRAMES_BURST: u32 = 1_000;
+
+/// How often it may send one in the long run: five times what heartbeats and their answers need at the shortest interval
+/// ([`HEARTBEAT_MIN`]). A peer beyond that costs its session.
+pub const CONTROL_FRAMES_EVERY: Duration = Duration::from_millis(10);
+
 /// Ends a node remembers of its own sessions and reports in `Ends`: enough to see a pattern ("three times
 /// in an hour"), little enough for one frame.
 pub const ENDS_KEPT: usize = 10;
@@ -258,12 +303,16 @@ pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// connections that have none yet or whose process is stopped.
 pub const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 
-/// Time between two keepalive probes: with [`KEEPALIVE_IDLE`] and [`KEEPALIVE_RETRIES`] the kernel gives up
-/// after 30 s, together with [`TCP_USER_TIMEOUT`].
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// Unanswered keepalive probes after which the kernel ends the connection: one lost packet is not a verdict.
+/// Unanswered keepalive probes after which the kernel ends the connection: one lost packet is not a verdict. They are
+/// sent within as much time again as [`KEEPALIVE_IDLE`], so the kernel gives up after 30 s, together with
+/// [`TCP_USER_TIMEOUT`].
 pub const KEEPALIVE_RETRIES: u32 = 3;
+
+/// The longest time a silent peer can be kept: after a day nobody waits for it any more.
+pub const IO_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The longest idle time before a keepalive probe: what Linux takes (`MAX_TCP_KEEPIDLE`, tcp(7)).
+pub const KEEPALIVE_MAX: Duration = Duration::from_secs(32_767);
 
 /// How long the explorer waits for an incumbent's answer when another instance claims its name. A living
 /// node answers within a round trip; without an answer it is a ghost and the newcomer takes the name.
@@ -277,6 +326,12 @@ pub const RECONNECT_FIRST: Duration = Duration::from_millis(100);
 /// The longest delay between attempts: a node is back within half a minute after its line is, and a fleet
 /// of 8,000 that cannot connect costs fewer than 300 attempts a second.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
+
+/// The shortest delay that can be asked for: what dials more often than this takes a core of the machine it dials.
+pub const RECONNECT_LEAST: Duration = Duration::from_millis(10);
+
+/// The longest: an operator who has mended something should see it within the hour.
+pub const RECONNECT_MOST: Duration = Duration::from_secs(3600);
 
 /// A session that lasted this long was healthy: the delay starts again at [`RECONNECT_FIRST`]. Three
 /// heartbeats; a session that ends sooner (accepted, then refused or cut) must not reset the delay.
@@ -321,15 +376,17 @@ mod tests {
     #[test]
     fn the_kernel_is_a_backstop_behind_the_heartbeats() {
         assert!(TCP_USER_TIMEOUT > 2 * HEARTBEAT);
-        assert_eq!(KEEPALIVE_IDLE + KEEPALIVE_INTERVAL * KEEPALIVE_RETRIES, TCP_USER_TIMEOUT);
+        assert_eq!(2 * KEEPALIVE_IDLE, TCP_USER_TIMEOUT);
     }
 
     #[test]
     fn inner_times_end_before_outer_ones() {
         assert!(SNIFF_TIMEOUT < HANDSHAKE_TIMEOUT && DIAL_TIMEOUT <= HANDSHAKE_TIMEOUT);
-        assert!(CONNECT_NEXT_ADDRESS < DIAL_TIMEOUT && GHOST_PING < HANDSHAKE_TIMEOUT);
+        assert!(CONNECT_NEXT_ADDRESS < CONNECT_TIMEOUT && CONNECT_TIMEOUT < DIAL_TIMEOUT);
+        assert!(GHOST_PING < HANDSHAKE_TIMEOUT);
         assert!(ACCEPTED_AFTER < OPEN_TIMEOUT && HEALTHY_AFTER > 2 * HEARTBEAT);
-        assert!(RECONNECT_FIRST < RECONNECT_MAX);
+        assert!(RECONNECT_LEAST <= RECONNECT_FIRST && RECONNECT_FIRST < RECONNECT_MAX);
+        assert!(RECONNECT_MAX <= RECONNECT_MOST && CONTROL_FRAMES_EVERY * 10 <= HEARTBEAT_MIN);
         assert!((HEARTBEAT_MIN..=HEARTBEAT_MAX).contains(&HEARTBEAT));
     }
 }

@@ -8,13 +8,14 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path, time::Duration
 
 use bytes::Bytes;
 use reachback_wire::{
-    Accepted, Bye, Caller, Code, ControlMessage, Credential, Delivered, Delivery, EndReport, EndStatus, Ends,
-    FrameDecoder, FrameType, Generation, Health, HealthState, Heartbeat, HeartbeatAck, Hello, Instance,
-    Nonce, Open, Opened, ProtocolRange, Record, RecordDecoder, RecordKind, Refusal, Replaced, Retry, Role,
-    ServiceHealth, ServiceInfo, Services, SessionId, SessionLimits, Stage, Welcome,
+    Accepted, Bye, Caller, Challenge, Code, ControlMessage, Credential, Delivered, Delivery, EndReport,
+    EndStatus, Ends, Enrolled, FrameDecoder, FrameType, Generation, GrantInfo, Health, HealthState,
+    Heartbeat, HeartbeatAck, Hello, Hex, Instance, Mac, Nonce, Open, Opened, Proof, ProtocolRange, Record,
+    RecordDecoder, RecordKind, Refusal, Renew, Renewed, Replaced, Retry, Role, Secret, ServiceHealth,
+    ServiceInfo, Services, SessionId, SessionLimits, Stage, Welcome,
     frame::{HEADER_LEN, encode},
     limits,
-    record::{encode_end, encode_head, encode_reset, record_header},
+    record::{encode_compressed, encode_end, encode_head, encode_reset, record_header},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -46,7 +47,7 @@ fn every_record_is_shown_as_it_is_sent() {
     let page = Page::read();
     for (name, bytes, record) in records() {
         assert_hex(&page, name, &bytes, 4);
-        let mut decoder = RecordDecoder::new(Delivery::Whole);
+        let mut decoder = RecordDecoder::new(Delivery::Whole).with_lz4();
         decoder.push(page.hex(name).into());
         assert_eq!(decoder.next(), Ok(Some(record)), "{name}");
         assert!(decoder.is_between_records(), "{name}");
@@ -84,6 +85,8 @@ fn the_table_of_frame_types() {
     let stage = |sent: &str| match sent {
         "dialer, first" => Stage::HelloExpected,
         "acceptor, first" => Stage::HelloReply,
+        "acceptor, to a request" => Stage::EnrolmentReply,
+        "dialer, challenged" => Stage::ProofExpected,
         "opener, first" => Stage::OpenExpected,
         "acceptor of an open" => Stage::OpenReply,
         "control" => Stage::Control,
@@ -166,6 +169,8 @@ fn known_limits() -> Vec<(&'static str, String)> {
         ("SNIFF_TIMEOUT", time(limits::SNIFF_TIMEOUT)),
         ("HANDSHAKE_TIMEOUT", time(limits::HANDSHAKE_TIMEOUT)),
         ("HANDSHAKE_BYTES_MAX", bytes(limits::HANDSHAKE_BYTES_MAX)),
+        ("PROOF_MAX", bytes(limits::PROOF_MAX)),
+        ("CERTIFICATES_MAX", bytes(limits::CERTIFICATES_MAX)),
         ("OPEN_MAX", bytes(limits::OPEN_MAX)),
         ("SERVICES_MAX", bytes(limits::SERVICES_MAX)),
         ("OPEN_HEADER_TIMEOUT", time(limits::OPEN_HEADER_TIMEOUT)),
@@ -225,7 +230,9 @@ fn frames() -> Vec<Example> {
     let mut stream = Open::stream(target("edge-7/ssh")).within(Duration::from_secs(10)).expecting(INSTANCE);
     stream.caller = Some(Caller {
         role: Role::Client,
-        id: "ann".into(),
+        id: "laptop".into(),
+        name: Some("ann".into()),
+        granted: false,
         session: Some(SessionId(42)),
         address: Some("198.51.100.7:50412".into()),
     });
@@ -234,6 +241,19 @@ fn frames() -> Vec<Example> {
     let saturated = "service rpc takes long to accept: 128 opens dial it, 1024 more wait";
     vec![
         frame("hello", Stage::HelloExpected, F::Hello, &hello()),
+        frame(
+            "challenge",
+            Stage::HelloReply,
+            F::Challenge,
+            &Challenge { nonce: Nonce([0xa7; 32]), proof: Mac([0x1d; 32]) },
+        ),
+        frame("proof", Stage::ProofExpected, F::Proof, &Proof { proof: Mac([0xe2; 32]) }),
+        frame(
+            "enrolled",
+            Stage::EnrolmentReply,
+            F::Enrolled,
+            &Enrolled { chain: der(&[0x0a, 0x0b]), ca: der(&[0x0b]), name: "edge-7".into() },
+        ),
         frame("welcome", Stage::HelloReply, F::Welcome, &welcome()),
         frame(
             "denied",
@@ -267,9 +287,24 @@ fn frames() -> Vec<Example> {
             ControlMessage::Services(Services {
                 labels: [("region".to_owned(), "eu".to_owned())].into(),
                 services: vec![
-                    ServiceInfo { name: name("rpc"), framing: Some("http".into()), health: HealthState::Ok },
-                    ServiceInfo { name: name("ssh"), framing: None, health: HealthState::Unknown },
+                    ServiceInfo {
+                        name: name("rpc"),
+                        framing: Some("http".into()),
+                        compression: None,
+                        health: HealthState::Ok,
+                    },
+                    ServiceInfo {
+                        name: name("ssh"),
+                        framing: None,
+                        compression: None,
+                        health: HealthState::Unknown,
+                    },
                 ],
+                grants: vec![GrantInfo {
+                    service: name("ssh"),
+                    to: "node:edge-*".parse().expect("a pattern"),
+                    left_ms: 3_600_000,
+                }],
                 capabilities: Some(json!({ "model": "x1", "memory_mb": 8192 })),
             }),
         ),
@@ -282,6 +317,15 @@ fn frames() -> Vec<Example> {
         control(
             "replaced",
             ControlMessage::Replaced(Replaced { message: "another process uses this id".into() }),
+        ),
+        control("renew", ControlMessage::Renew(Renew { csr: Hex(vec![0x30, 0x81, 0xe2]) })),
+        control("renewed", ControlMessage::Renewed(Renewed { chain: der(&[0x0c, 0x0b]), ca: der(&[0x0b]) })),
+        control(
+            "not-renewed",
+            ControlMessage::NotRenewed(Refusal::new(
+                Code::Denied,
+                "the request is for another key than the certificate of this session",
+            )),
         ),
         control("bye", ControlMessage::Bye(Bye { reason: "shutting down".into() })),
         control(
@@ -306,6 +350,11 @@ fn frames() -> Vec<Example> {
     ]
 }
 
+/// Certificates as an example shows them: their first bytes, the last of which tells them apart.
+fn der(certificates: &[u8]) -> Vec<Hex> {
+    certificates.iter().map(|last| Hex(vec![0x30, 0x82, 0x01, *last])).collect()
+}
+
 fn hello() -> Hello {
     Hello {
         role: Role::Node,
@@ -315,7 +364,7 @@ fn hello() -> Hello {
         agent: "reachback/0.1.0".into(),
         nonce: Nonce(NONCE),
         features: vec![],
-        credential: Some(Credential(json!({ "token": "…" }))),
+        credential: Some(Credential::Token { token: Secret::new("…") }),
         resume: None,
     }
 }
@@ -339,8 +388,11 @@ fn records() -> Vec<(&'static str, Vec<u8>, Record)> {
     let head = encode_head(&json!({ "status": 200 })).expect("a short head");
     let status = EndStatus { code: Code::Timeout, message: "no answer within 2 s".into() };
     let text = "the local end failed: connection reset by the peer";
+    let hundred = vec![b'x'; 100];
+    let compressed = encode_compressed(RecordKind::Data, &hundred).expect("it is smaller");
     vec![
         ("data", with_header(RecordKind::Data, b"hello"), Record::Data(Bytes::from_static(b"hello"))),
+        ("data-lz4", compressed.to_vec(), Record::Data(hundred.into())),
         ("item", with_header(RecordKind::Item, b"{}"), Record::Item(Bytes::from_static(b"{}"))),
         ("head", head, Record::Head(Bytes::from_static(br#"{"status":200}"#))),
         ("end", encode_end(None), Record::End(None)),

@@ -8,8 +8,9 @@ use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use reachback_explorer::{Explorer, ExplorerConfig, NodeState, NodeView};
 use reachback_link::{
-    Address, Congestion, ControlInbox, DialError, Driver, Inbound, ListenAddress, Listener, MemoryBudget,
-    Net, Session, SessionConfig, Stats as LinkStats, Substream, Transport, dial, session,
+    Address, Compression, Congestion, ControlInbox, DialError, DialSecurity, Driver, Inbound, ListenAddress,
+    Listener, MemoryBudget, Net, Session, SessionConfig, SessionRules, Stats as LinkStats, Substream,
+    Transport, dial, session,
 };
 use reachback_wire::{
     ControlMessage, Generation, HealthState, Hello, Instance, Nonce, Open, ProtocolRange, Record, RecordKind,
@@ -277,7 +278,7 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) async fn dial(line: Line, hello: &Hello) -> Result<Self, DialError> {
         let net = OneLine(Mutex::new(Some(line.near)));
-        let established = dial(&net, &"hub:1".parse().unwrap(), hello).await?;
+        let established = dial(&net, &"hub:1".parse().unwrap(), hello, &DialSecurity::Plain).await?;
         let config = SessionConfig {
             side: established.side,
             heartbeat: Duration::from_millis(established.welcome.heartbeat_ms),
@@ -285,6 +286,8 @@ impl Peer {
             stats: Arc::new(LinkStats::default()),
             budget: Arc::new(MemoryBudget::new(64 << 20)),
             congestion: Congestion::default(),
+            compression: Compression::OFF,
+            rules: SessionRules::default(),
         };
         let (session, mut incoming, control, driver) = session(established.transport, config);
         let frozen = watch::Sender::new(false);
@@ -303,10 +306,11 @@ impl Peer {
         let services = services.iter().map(|name| ServiceInfo {
             name: name.parse().unwrap(),
             framing: None,
+            compression: None,
             health: HealthState::Ok,
         });
         let labels = BTreeMap::from([("region".to_owned(), "eu\n".to_owned())]);
-        let message = Services { labels, services: services.collect(), capabilities: None };
+        let message = Services { labels, services: services.collect(), ..Services::default() };
         self.session.send_control(ControlMessage::Services(message)).await.unwrap();
     }
 

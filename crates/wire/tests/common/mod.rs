@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use reachback_wire::{
-    Bye, Caller, Code, ControlMessage, Credential, EndReport, EndStatus, Ends, Generation, Health,
-    HealthState, Heartbeat, HeartbeatAck, Hello, Instance, NodeId, Nonce, Open, OpenKind, Opened,
-    ProtocolRange, Refusal, Replaced, Role, ServiceHealth, ServiceInfo, ServiceName, Services, SessionId,
-    SessionLimits, Target, Welcome,
+    Bye, Caller, Challenge, Code, ControlMessage, Credential, EndReport, EndStatus, Ends, Enrolled,
+    Generation, GrantInfo, Health, HealthState, Heartbeat, HeartbeatAck, Hello, Hex, Instance, Mac, NodeId,
+    Nonce, Open, OpenKind, Opened, Proof, ProtocolRange, Refusal, Renew, Renewed, Replaced, Role, Secret,
+    ServiceHealth, ServiceInfo, ServiceName, Services, SessionId, SessionLimits, Target, Welcome,
 };
 use serde_json::{Value, json};
 
@@ -93,9 +93,37 @@ pub(crate) fn value() -> impl Strategy<Value = Value> {
     ]
 }
 
+/// Bytes as certificates are: of any length.
+pub(crate) fn der() -> impl Strategy<Value = Hex> {
+    vec(any::<u8>(), 0..80).prop_map(Hex)
+}
+
+pub(crate) fn credential() -> impl Strategy<Value = Credential> {
+    prop_oneof![
+        text().prop_map(|token| Credential::Token { token: Secret::new(token) }),
+        Just(Credential::Secret { key: None }),
+        (text(), der()).prop_map(|(token, csr)| Credential::Join { token: Secret::new(token), csr }),
+        der().prop_map(|csr| Credential::Renew { csr }),
+        Just(Credential::Unknown),
+    ]
+}
+
+pub(crate) fn challenge() -> impl Strategy<Value = Challenge> {
+    any::<([u8; 32], [u8; 32])>()
+        .prop_map(|(nonce, proof)| Challenge { nonce: Nonce(nonce), proof: Mac(proof) })
+}
+
+pub(crate) fn proof() -> impl Strategy<Value = Proof> {
+    any::<[u8; 32]>().prop_map(|proof| Proof { proof: Mac(proof) })
+}
+
+pub(crate) fn enrolled() -> impl Strategy<Value = Enrolled> {
+    (vec(der(), 0..4), vec(der(), 0..3), text()).prop_map(|(chain, ca, name)| Enrolled { chain, ca, name })
+}
+
 pub(crate) fn hello() -> impl Strategy<Value = Hello> {
     let who = (role(), node_id(), generation(), text(), any::<[u8; 32]>());
-    let what = (any::<(u32, u32)>(), vec(text(), 0..4), option::of(value()), option::of(value()));
+    let what = (any::<(u32, u32)>(), vec(text(), 0..4), option::of(credential()), option::of(value()));
     (who, what).prop_map(|((role, id, generation, agent, nonce), ((a, b), features, credential, resume))| {
         Hello {
             role,
@@ -105,7 +133,7 @@ pub(crate) fn hello() -> impl Strategy<Value = Hello> {
             agent,
             nonce: Nonce(nonce),
             features,
-            credential: credential.map(Credential),
+            credential,
             resume,
         }
     })
@@ -141,8 +169,9 @@ pub(crate) fn refusal() -> impl Strategy<Value = Refusal> {
 }
 
 pub(crate) fn caller() -> impl Strategy<Value = Caller> {
-    (role(), text(), option::of(session()), option::of(text()))
-        .prop_map(|(role, id, session, address)| Caller { role, id, session, address })
+    (role(), text(), option::of(text()), any::<bool>(), option::of(session()), option::of(text())).prop_map(
+        |(role, id, name, granted, session, address)| Caller { role, id, name, granted, session, address },
+    )
 }
 
 pub(crate) fn open() -> impl Strategy<Value = Open> {
@@ -178,13 +207,21 @@ pub(crate) fn health() -> impl Strategy<Value = HealthState> {
 }
 
 pub(crate) fn services() -> impl Strategy<Value = Services> {
-    let service = (service_name(), option::of(text()), health())
-        .prop_map(|(name, framing, health)| ServiceInfo { name, framing, health });
+    let service = (service_name(), option::of(text()), option::of(text()), health())
+        .prop_map(|(name, framing, compression, health)| ServiceInfo { name, framing, compression, health });
     let labels =
         vec((text(), text()), 0..5).prop_map(|labels| labels.into_iter().collect::<BTreeMap<_, _>>());
-    (labels, vec(service, 0..6), option::of(value())).prop_map(|(labels, services, capabilities)| Services {
+    let to = select(vec!["ann", "node:edge-*", "*"]);
+    let grant = (service_name(), to, any::<u64>()).prop_map(|(service, to, left_ms)| GrantInfo {
+        service,
+        to: to.parse().expect("a pattern"),
+        left_ms,
+    });
+    let all = (labels, vec(service, 0..6), vec(grant, 0..3), option::of(value()));
+    all.prop_map(|(labels, services, grants, capabilities)| Services {
         labels,
         services,
+        grants,
         capabilities,
     })
 }
@@ -199,6 +236,10 @@ pub(crate) fn control() -> impl Strategy<Value = ControlMessage> {
         services().prop_map(ControlMessage::Services),
         vec(changed, 0..5).prop_map(|services| ControlMessage::Health(Health { services })),
         text().prop_map(|message| ControlMessage::Replaced(Replaced { message })),
+        der().prop_map(|csr| ControlMessage::Renew(Renew { csr })),
+        (vec(der(), 0..4), vec(der(), 0..3))
+            .prop_map(|(chain, ca)| ControlMessage::Renewed(Renewed { chain, ca })),
+        refusal().prop_map(ControlMessage::NotRenewed),
         text().prop_map(|reason| ControlMessage::Bye(Bye { reason })),
         vec(end, 0..10).prop_map(|ends| ControlMessage::Ends(Ends { ends })),
     ]

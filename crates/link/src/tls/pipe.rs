@@ -1,0 +1,224 @@
+//! TLS over a pipe, once its handshake is over.
+//!
+//! The crate that drives handshakes reads 4 KiB at a time and can't say whether there is anything to read; a session asks
+//! that before it takes a buffer, and moves megabytes. So after the handshake the connection moves in here: ciphertext is
+//! read ahead, a whole frame of the mux with one system call, into a buffer that exists while bytes move; what is written
+//! at once is sealed at once and leaves with one call.
+
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read, Write},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker, ready},
+};
+
+use bytes::{Buf, BytesMut};
+use reachback_wire::limits;
+use rustls::Connection;
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
+
+use super::{TlsPeer, words};
+use crate::Transport;
+
+/// TLS over the transport below.
+pub(crate) struct TlsPipe {
+    below: Transport,
+    tls: Connection,
+    peer: Arc<TlsPeer>,
+    /// Ciphertext that was read and not yet opened.
+    ahead: BytesMut,
+    /// Opened bytes that rustls holds.
+    opened: usize,
+    /// How reading has ended, if it has.
+    ended: Option<End>,
+    closing: bool,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum End {
+    /// The peer said so.
+    Notified,
+    /// The bytes below just stopped.
+    Cut,
+}
+
+impl TlsPipe {
+    /// Takes a connection over whose handshake is complete.
+    pub(super) fn new(below: Transport, mut tls: Connection, peer: Arc<TlsPeer>) -> io::Result<Self> {
+        tls.set_buffer_limit(Some(limits::TLS_SEALED_MAX));
+        let mut pipe =
+            Self { below, tls, peer, ahead: BytesMut::new(), opened: 0, ended: None, closing: false };
+        // The first words may have come together with the end of the handshake.
+        pipe.open()?;
+        Ok(pipe)
+    }
+
+    pub(crate) fn peer(&self) -> &Arc<TlsPeer> {
+        &self.peer
+    }
+
+    pub(crate) fn below(&self) -> &Transport {
+        &self.below
+    }
+
+    /// Ready when there is something to read, or nothing will come any more.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.opened == 0 && self.ended.is_none() {
+            if !self.ahead.is_empty() {
+                self.open()?;
+                continue;
+            }
+            match self.poll_fetch(cx) {
+                Poll::Ready(fetched) => fetched?,
+                Poll::Pending => {
+                    self.ahead = BytesMut::new();
+                    return Poll::Pending;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// One read into several buffers, filled in order. `Ok(0)` is the end that the peer announced.
+    pub(crate) fn poll_read_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        if buffers.iter().all(|buffer| buffer.is_empty()) {
+            return Poll::Ready(Ok(0));
+        }
+        ready!(self.poll_readable(cx))?;
+        let mut read = 0;
+        for buffer in buffers {
+            let mut filled = 0;
+            while filled < buffer.len() && self.has_more()? {
+                let n = self.tls.reader().read(&mut buffer[filled..])?;
+                self.opened -= n;
+                filled += n;
+            }
+            read += filled;
+        }
+        match self.ended {
+            Some(End::Cut) if read == 0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            _ => Poll::Ready(Ok(read)),
+        }
+    }
+
+    pub(crate) fn poll_write_vectored(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        // Nothing is sealed while something sealed waits: what has not been sealed can still be overtaken.
+        ready!(self.poll_push(cx))?;
+        let taken = self.tls.writer().write_vectored(buffers)?;
+        match self.poll_push(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Ready(Ok(())) | Poll::Pending => Poll::Ready(Ok(taken)),
+        }
+    }
+
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_push(cx))?;
+        Pin::new(&mut self.below).poll_flush(cx)
+    }
+
+    /// Announces the end, then ends the pipe below.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.closing {
+            self.closing = true;
+            self.tls.send_close_notify();
+        }
+        ready!(self.poll_push(cx))?;
+        Pin::new(&mut self.below).poll_shutdown(cx)
+    }
+
+    /// Whether there are opened bytes, opening what was read ahead.
+    fn has_more(&mut self) -> io::Result<bool> {
+        while self.opened == 0 && self.ended.is_none() && !self.ahead.is_empty() {
+            self.open()?;
+        }
+        Ok(self.opened > 0)
+    }
+
+    /// Reads ciphertext.
+    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.below.poll_readable(cx))?;
+        self.ahead.reserve(limits::TLS_READ_AHEAD);
+        if ready!(poll_read_buf(Pin::new(&mut self.below), cx, &mut self.ahead))? == 0 {
+            self.ended = Some(End::Cut);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Opens some of what was read ahead.
+    fn open(&mut self) -> io::Result<()> {
+        if !self.ahead.is_empty() {
+            let taken = self.tls.read_tls(&mut &self.ahead[..])?;
+            self.ahead.advance(taken);
+        }
+        match self.tls.process_new_packets() {
+            Ok(state) => {
+                self.opened = state.plaintext_bytes_to_read();
+                if state.peer_has_closed() {
+                    self.ended = Some(End::Notified);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // The alert that says why may find room or not.
+                let _ = self.poll_push(&mut Context::from_waker(Waker::noop()));
+                Err(io::Error::new(io::ErrorKind::InvalidData, words::of(&error)))
+            }
+        }
+    }
+
+    /// Writes what is sealed.
+    fn poll_push(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut Below { below: &mut self.below, cx }) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for TlsPipe {
+    /// Whoever drops an idle connection ends it, as a plain one would be; whoever drops it in the middle of something
+    /// breaks it off.
+    fn drop(&mut self) {
+        if !self.closing && !self.tls.wants_write() {
+            self.tls.send_close_notify();
+            let _ = self.poll_push(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
+/// The pipe below in the words of the standard library.
+struct Below<'a, 'b> {
+    below: &'a mut Transport,
+    cx: &'a mut Context<'b>,
+}
+
+impl Write for Below<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    fn write_vectored(&mut self, buffers: &[IoSlice<'_>]) -> io::Result<usize> {
+        match Pin::new(&mut *self.below).poll_write_vectored(self.cx, buffers) {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
