@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Instance, Role, SessionId, Target};
+use crate::{Instance, Role, SessionId, Target, lz4};
 
 /// What a substream is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -42,7 +42,8 @@ pub struct Open {
     /// A W3C `traceparent`, passed along.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
-    /// The compression the opener allows on this hop; this version announces none.
+    /// How records of this substream may be compressed on this hop, in both directions: [`lz4::NAME`], which holds if both
+    /// ends named it among their features. What a reader doesn't know announces nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compression: Option<String>,
     /// The process that is meant; another one answers `not_here`.
@@ -80,6 +81,18 @@ impl Open {
         self
     }
 
+    /// The same with compression announced. It is taken back where the session's peer has not agreed to any.
+    #[must_use]
+    pub fn compressed(mut self) -> Self {
+        self.compression = Some(lz4::NAME.to_owned());
+        self
+    }
+
+    /// Whether it announces records that may be compressed.
+    pub fn announces_lz4(&self) -> bool {
+        self.compression.as_deref() == Some(lz4::NAME)
+    }
+
     /// What remains for it at the time of sending, if it says so.
     pub fn deadline(&self) -> Option<Duration> {
         self.deadline_ms.map(Duration::from_millis)
@@ -104,8 +117,14 @@ impl Open {
 pub struct Caller {
     /// In which role it is connected.
     pub role: Role,
-    /// Its id.
+    /// Its id, as it calls itself.
     pub id: String,
+    /// The name that its credential gives it: a user's, or a node's id. Absent if nobody has verified one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whether it is let through only because the node has announced a grant for it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub granted: bool,
     /// Its session.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionId>,
@@ -195,6 +214,17 @@ mod tests {
         assert_eq!(to_value(&call).unwrap(), json);
         assert_eq!(call.deadline(), Some(Duration::from_secs(2)));
         assert_eq!(serde_json::from_value::<Open>(json).unwrap(), call);
+    }
+
+    #[test]
+    fn only_a_compression_that_is_known_is_announced() {
+        let open = Open::stream(target()).compressed();
+        let json = json!({ "target": "edge-7/rpc", "kind": "stream", "hop": 0, "compression": "lz4" });
+        assert_eq!(to_value(&open).unwrap(), json);
+        assert!(open.announces_lz4());
+        let later: Open =
+            from_str(r#"{"kind":"stream","target":"edge-7/rpc","compression":"zstd"}"#).unwrap();
+        assert!(!later.announces_lz4() && !Open::stream(target()).announces_lz4());
     }
 
     #[test]
