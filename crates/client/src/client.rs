@@ -5,14 +5,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use reachback_link::{
-    Address, Congestion, ControlInbox, DialError, Established, Incoming, MemoryBudget, Net, OpenError,
-    Session, SessionEnd, Substream,
+    Address, Compression, Congestion, ControlInbox, Established, Incoming, MemoryBudget, Net, OpenError,
+    ReconnectRules, Session, SessionEnd, SessionRules, Substream,
 };
 use reachback_wire::{Code, NodeId, Open, Refusal, Role, SessionId, Target, Welcome};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
 use crate::{
+    access::{Access, Attempt, ComeInError},
     call::{Call, CallError, CallStream},
     identity::{Identity, Random, RandomError},
     limits::{DEFAULT_BUDGET, GOODBYE},
@@ -25,6 +26,8 @@ use crate::{
 pub struct ClientOptions {
     /// Who asks; shows in the explorer's lists and logs.
     pub identity: Arc<Identity>,
+    /// What it shows, and whom it believes; at first nothing and nobody, in plaintext.
+    pub access: Access,
     /// Counters of calls and forwarded ports.
     pub stats: Arc<Stats>,
     /// Counters of the sessions.
@@ -33,6 +36,12 @@ pub struct ClientOptions {
     pub budget: Arc<MemoryBudget>,
     /// Which congestion control its sessions should have.
     pub congestion: Congestion,
+    /// Whether records may be compressed, and whether all that this client opens is.
+    pub compression: Compression,
+    /// How its sessions watch over their connections.
+    pub rules: SessionRules,
+    /// When [`crate::Reconnecting`] dials again.
+    pub reconnect: ReconnectRules,
 }
 
 impl ClientOptions {
@@ -43,10 +52,14 @@ impl ClientOptions {
     pub fn new(id: NodeId, random: Random) -> Result<Self, RandomError> {
         Ok(Self {
             identity: Arc::new(Identity::new(Role::Client, id, random)?),
+            access: Access::plain(),
             stats: Arc::default(),
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(DEFAULT_BUDGET)),
             congestion: Congestion::default(),
+            compression: Compression::default(),
+            rules: SessionRules::default(),
+            reconnect: ReconnectRules::default(),
         })
     }
 }
@@ -69,11 +82,21 @@ impl Client {
         to: &Address,
         options: ClientOptions,
     ) -> Result<Self, ConnectError> {
-        let hello = options.identity.hello(0, 1)?;
-        let Established { transport, side, welcome, .. } =
-            reachback_link::dial(net.as_ref(), to, &hello).await?;
-        let (session, incoming, control, driver) =
-            begin(transport, side, &welcome, options.link_stats, options.budget, options.congestion);
+        let (access, identity) = (&options.access, &*options.identity);
+        let features = options.compression.features();
+        let attempt = Attempt { net: net.as_ref(), to, identity, slot: 0, seq: 1, features };
+        let outcome = access.come_in(attempt).await;
+        let Established { transport, welcome, .. } =
+            outcome.map_err(|error| ConnectError::new(&error, access))?;
+        let (session, incoming, control, driver) = begin(
+            transport,
+            &welcome,
+            options.link_stats,
+            options.budget,
+            options.congestion,
+            options.rules,
+            options.compression,
+        );
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let end = driver.await;
@@ -169,24 +192,23 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Why there is no session.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The explorer was not reached or said no.
-    #[error(transparent)]
-    Dial(#[from] DialError),
-    /// This machine can't even say who it is.
-    #[error(transparent)]
-    Random(#[from] RandomError),
+/// Why there is no session, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ConnectError {
+    code: Code,
+    message: String,
 }
 
 impl ConnectError {
+    pub(crate) fn new(error: &ComeInError, access: &Access) -> Self {
+        let code = error.code();
+        Self { code, message: access.explain(code, error.to_string()) }
+    }
+
     /// The same as a code.
     pub fn code(&self) -> Code {
-        match self {
-            Self::Dial(error) => error.code(),
-            Self::Random(_) => Code::Internal,
-        }
+        self.code
     }
 }
 

@@ -15,7 +15,6 @@ pub struct Identity {
     id: NodeId,
     instance: Instance,
     agent: String,
-    credential: Option<Credential>,
     random: Random,
 }
 
@@ -27,14 +26,7 @@ impl Identity {
     pub fn new(role: Role, id: NodeId, random: Random) -> Result<Self, RandomError> {
         let instance = Instance::from_bytes(random.bytes()?);
         let agent = concat!("reachback/", env!("CARGO_PKG_VERSION")).to_owned();
-        Ok(Self { role, id, instance, agent, credential: None, random })
-    }
-
-    /// The same identity with something to show for it.
-    #[must_use]
-    pub fn with_credential(mut self, credential: Credential) -> Self {
-        self.credential = Some(credential);
-        self
+        Ok(Self { role, id, instance, agent, random })
     }
 
     /// The name it goes by.
@@ -47,11 +39,11 @@ impl Identity {
         self.instance
     }
 
-    /// What is said on line `slot` at its attempt `seq`.
+    /// What is said on line `slot` at its attempt `seq`, with this to show for it.
     ///
     /// # Errors
     /// The operating system gives no random bytes.
-    pub fn hello(&self, slot: u32, seq: u64) -> Result<Hello, RandomError> {
+    pub fn hello(&self, slot: u32, seq: u64, credential: Option<Credential>) -> Result<Hello, RandomError> {
         Ok(Hello {
             role: self.role,
             id: self.id.clone(),
@@ -60,7 +52,7 @@ impl Identity {
             agent: self.agent.clone(),
             nonce: Nonce(self.random.bytes()?),
             features: Vec::new(),
-            credential: self.credential.clone(),
+            credential,
             resume: None,
         })
     }
@@ -119,7 +111,7 @@ mod tests {
         let identity = Identity::new(Role::Node, "edge-7".parse().unwrap(), Random::system()).unwrap();
         let again = Identity::new(Role::Node, "edge-7".parse().unwrap(), Random::system()).unwrap();
         assert_ne!(identity.instance(), again.instance());
-        let (first, second) = (identity.hello(0, 1).unwrap(), identity.hello(0, 2).unwrap());
+        let (first, second) = (identity.hello(0, 1, None).unwrap(), identity.hello(0, 2, None).unwrap());
         assert_eq!(second.generation.supersedes(&first.generation), Some(true));
         assert!(first.nonce.0 != second.nonce.0);
     }
@@ -128,7 +120,7 @@ mod tests {
     fn a_seed_repeats_a_run() {
         let hello = |seed| {
             let identity = Identity::new(Role::Client, "ann".parse().unwrap(), Random::seeded(seed)).unwrap();
-            identity.hello(0, 1).unwrap().nonce.0
+            identity.hello(0, 1, None).unwrap().nonce.0
         };
         assert_eq!(hello(1), hello(1));
         assert_ne!(hello(1), hello(2));

@@ -49,3 +49,20 @@ pub(crate) const FAN_OUT: usize = 16;
 
 /// How long the explorer may take to say which nodes a selector means, at most.
 pub(crate) const RESOLVE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Bytes of a file in a state directory: an identity with its chain takes a few thousand.
+pub(crate) const STATE_FILE_MAX: u64 = 256 * 1024;
+
+/// How much later than the kept time an explorer's has to be to be kept, in milliseconds: a machine that wakes without
+/// an idea of the time is at most that much too early, and a line that comes and goes does not wear out its disk.
+pub(crate) const CLOCK_KEPT_EVERY: u64 = 3_600_000;
+
+/// How long an explorer may take to answer a request for a new certificate: it writes it down on a disk that may be busy.
+pub(crate) const RENEWAL_ANSWER: Duration = Duration::from_secs(30);
+
+/// The longest pause before a request that was refused is made again: an operator mends what is wrong within a day, and
+/// there are weeks left.
+pub(crate) const RENEWAL_PAUSE: Duration = Duration::from_secs(3600);
+
+/// The shortest time between two requests, however short certificates live.
+pub(crate) const RENEWAL_LEAST: Duration = Duration::from_secs(1);

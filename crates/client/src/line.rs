@@ -1,15 +1,17 @@
 //! One line: dials one explorer, hands each session to its tenant, waits, dials again, for ever.
 //!
 //! A node and a client that wants to stay connected live by the same rules (when to dial again, what to say about it,
-//! how to leave), so the rules are here once and the two differ in their [`Tenant`]. A line never gives up: whoever is
-//! denied waits and says so, because the remedy is usually on the other side and nobody is there to start it again.
+//! how to leave), so the rules are here once and the two differ in their [`Tenant`]. A line never gives up unless it was
+//! told after how many attempts: whoever is denied waits and says so, because the remedy is usually on the other side and
+//! nobody is there to start it again.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use reachback_link::{
-    Address, Congestion, ControlInbox, DialError, Driver, Established, Incoming, ListenAddress, Listener,
-    MemoryBudget, Net, Pulse, Reconnect, Session, SessionConfig, Side, Stats, Transport, session,
+    Address, Compression, Congestion, ControlInbox, DialError, Driver, Established, Incoming, ListenAddress,
+    Listener, MemoryBudget, Net, Pulse, Reconnect, ReconnectRules, Session, SessionConfig, SessionRules,
+    Side, Stats, Transport, session,
 };
 use reachback_wire::{Code, NodeId, SessionId, Welcome};
 use tokio::{
@@ -20,6 +22,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::{Access, Attempt, ComeInError},
     identity::{Identity, RandomError},
     limits::{GOODBYE, LONGEST_WAIT},
 };
@@ -110,12 +113,20 @@ pub struct Line {
     pub slot: u32,
     /// Who dials.
     pub identity: Arc<Identity>,
+    /// What it shows, and whom it believes.
+    pub access: Access,
     /// Counters of the sessions.
     pub stats: Arc<Stats>,
     /// The memory that all sessions of the process share.
     pub budget: Arc<MemoryBudget>,
     /// Which congestion control its sessions should have.
     pub congestion: Congestion,
+    /// Whether records may be compressed.
+    pub compression: Compression,
+    /// How its sessions watch over their connections.
+    pub rules: SessionRules,
+    /// When it dials again, and whether it ever gives up.
+    pub reconnect: ReconnectRules,
     /// Is called at every change of state.
     pub publish: Publish,
     /// A change of its value ends a wait at once.
@@ -124,13 +135,34 @@ pub struct Line {
     pub stop: CancellationToken,
 }
 
+/// Why a line ended though nobody told it to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LineError {
+    /// No chance for delays.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// It was told after how many attempts to give up.
+    #[error(
+        "{to}: given up after {attempts} failed attempts, as reconnect.max_attempts says; the last one: {reason}"
+    )]
+    GaveUp {
+        /// The explorer.
+        to: Address,
+        /// How many failed in a row.
+        attempts: u32,
+        /// Why the last one did.
+        reason: String,
+    },
+}
+
 impl Line {
-    /// Runs until told to stop.
+    /// Runs until told to stop, or until its rules say to give up.
     ///
     /// # Errors
-    /// The operating system gives no random bytes for delays.
-    pub async fn run(mut self, tenant: &mut dyn Tenant) -> Result<(), RandomError> {
-        let mut reconnect = Reconnect::new(self.identity.seed()?);
+    /// [`LineError`] says why it ended by itself.
+    pub async fn run(mut self, tenant: &mut dyn Tenant) -> Result<(), LineError> {
+        let mut reconnect = Reconnect::new(self.identity.seed()?, self.reconnect);
+        let mut outcome = Ok(());
         let stop = self.stop.clone();
         for attempt in 1.. {
             (self.publish)(LineState::Dialing { attempt });
@@ -168,33 +200,41 @@ impl Line {
             let delay = delay.min(LONGEST_WAIT);
             tracing::info!(explorer = %self.to, code = end.code.name(), reason = %end.message, next_attempt = ?delay, "line down");
             tenant.ended(&end);
+            if let Some(attempts) = reconnect.exhausted() {
+                outcome = Err(LineError::GaveUp { to: self.to.clone(), attempts, reason: end.message });
+                break;
+            }
             if !self.wait(&end, delay).await {
                 break;
             }
         }
         tenant.leave().await;
         (self.publish)(LineState::Stopped);
-        Ok(())
+        outcome
     }
 
     async fn dial(&self, seq: u64) -> Result<Established, Failure> {
-        let hello = self.identity.hello(self.slot, seq)?;
         let net = Observed { net: self.net.clone(), publish: self.publish.clone() };
-        Ok(reachback_link::dial(&net, &self.to, &hello).await?)
+        let features = self.compression.features();
+        let attempt =
+            Attempt { net: &net, to: &self.to, identity: &self.identity, slot: self.slot, seq, features };
+        let outcome = self.access.come_in(attempt).await;
+        outcome.map_err(|error| Failure::new(&error, &self.access))
     }
 
     /// Lives through one session and says how it ended.
     async fn live(&self, established: Established, since: Instant, tenant: &mut dyn Tenant) -> LineEnd {
-        let Established { transport, side, welcome, .. } = established;
+        let Established { transport, welcome, .. } = established;
         let (explorer, id) = (welcome.explorer.clone(), welcome.session);
         tracing::info!(explorer = %explorer, address = %self.to, session = %id, "session stands");
         let (session, incoming, control, driver) = begin(
             transport,
-            side,
             &welcome,
             self.stats.clone(),
             self.budget.clone(),
             self.congestion.clone(),
+            self.rules,
+            self.compression,
         );
         let mut pulse = session.pulse();
         let serving =
@@ -261,19 +301,23 @@ impl Line {
 /// A session on the terms that the explorer named in its welcome.
 pub(crate) fn begin(
     transport: Transport,
-    side: Side,
     welcome: &Welcome,
     stats: Arc<Stats>,
     budget: Arc<MemoryBudget>,
     congestion: Congestion,
+    rules: SessionRules,
+    compression: Compression,
 ) -> (Session, Incoming, ControlInbox, Driver) {
     let config = SessionConfig {
-        side,
+        // Explorers don't dial here.
+        side: Side::Dialer,
         heartbeat: Duration::from_millis(welcome.heartbeat_ms),
         max_open: welcome.limits.max_substreams,
         stats,
         budget,
         congestion,
+        compression: compression.with_peer(&welcome.features),
+        rules,
     };
     session(transport, config)
 }
@@ -285,19 +329,14 @@ struct Failure {
     retry_after: Option<Duration>,
 }
 
-impl From<DialError> for Failure {
-    fn from(error: DialError) -> Self {
-        let retry_after = match &error {
-            DialError::Denied(refusal) => refusal.wait(),
+impl Failure {
+    fn new(error: &ComeInError, access: &Access) -> Self {
+        let retry_after = match error {
+            ComeInError::Dial(DialError::Denied(refusal)) => refusal.wait(),
             _ => None,
         };
-        Self { code: error.code(), message: error.to_string(), retry_after }
-    }
-}
-
-impl From<RandomError> for Failure {
-    fn from(error: RandomError) -> Self {
-        Self { code: Code::Internal, message: error.to_string(), retry_after: None }
+        let code = error.code();
+        Self { code, message: access.explain(code, error.to_string()), retry_after }
     }
 }
 

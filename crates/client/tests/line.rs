@@ -12,7 +12,9 @@ use reachback_client::{
     ClientOptions, Identity, LineState, Random, Reconnecting,
     line::{Line, LineEnd, Standing, Tenant},
 };
-use reachback_link::{Address, ListenAddress, Listener, MemoryBudget, Net, Pulse, Transport, greet};
+use reachback_link::{
+    Address, ListenAddress, Listener, MemoryBudget, Net, Pulse, ReconnectRules, Transport, greet,
+};
 use reachback_wire::{Code, ProtocolRange, Refusal, Role};
 use support::{Peer, welcome};
 use tokio::{
@@ -112,6 +114,29 @@ async fn failures_back_off_from_100_ms_to_30_s_and_go_on_for_ever() {
     }
     let (_, _, reason) = stage.backing_off().await;
     assert!(reason.contains("hub:9002"), "the reason names the address: {reason}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_gives_up_only_if_it_was_told_when() {
+    let (dialled, mut dials) = mpsc::unbounded_channel();
+    let net = Scripted { steps: Mutex::default(), dials: dialled };
+    let mut options = ClientOptions::new("ann".parse().unwrap(), Random::seeded(11)).unwrap();
+    options.reconnect = ReconnectRules {
+        initial_delay: Duration::from_millis(50),
+        max_delay: Duration::from_millis(150),
+        multiplier: 3.0,
+        jitter: 0.0,
+        max_attempts: Some(4),
+    };
+    let line = Reconnecting::start(Arc::new(net), "hub".parse().unwrap(), options);
+    let mut states = line.states();
+    states.wait_for(|state| *state == LineState::Stopped).await.unwrap();
+    let mut at = Vec::new();
+    while let Ok((when, _)) = dials.try_recv() {
+        at.push(when);
+    }
+    let waits: Vec<_> = at.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
+    assert_eq!(waits, [50, 150, 150]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,9 +303,13 @@ async fn a_request_made_at_the_word_that_it_waits_is_for_that_wait() {
         to: "hub".parse().unwrap(),
         slot: 0,
         identity: Arc::new(Identity::new(Role::Client, "ann".parse().unwrap(), Random::seeded(11)).unwrap()),
+        access: reachback_client::Access::plain(),
         stats: Arc::default(),
         budget: Arc::new(MemoryBudget::new(1 << 20)),
         congestion: reachback_link::Congestion::default(),
+        compression: reachback_link::Compression::OFF,
+        rules: reachback_link::SessionRules::default(),
+        reconnect: reachback_link::ReconnectRules::default(),
         publish: Arc::new(publish),
         redial: redialled,
         stop: CancellationToken::new(),

@@ -59,6 +59,23 @@ pub fn splice(substream: Substream, local: Transport) -> impl Future<Output = Sp
     run(substream, local)
 }
 
+/// As [`splice`], until `stop` is ready: then both are reset, the substream with its code and its sentence.
+pub async fn splice_until(
+    substream: Substream,
+    local: Transport,
+    stop: impl Future<Output = Refusal> + Send,
+) -> Spliced {
+    local.close_with_reset(true);
+    let mut pump = Pump::new(substream, local);
+    let mut stop = pin!(stop);
+    let end = poll_fn(|cx| match pump.poll(cx) {
+        Poll::Pending => stop.as_mut().poll(cx).map(|why| Err(SpliceError::Stopped(why))),
+        over => over,
+    })
+    .await;
+    pump.conclude(end)
+}
+
 /// Copies records between two substreams, ends included: what ended one ends the other with the same code.
 pub async fn relay(a: Substream, b: Substream) -> Spliced {
     relay_until(a, b, pending()).await
@@ -101,32 +118,9 @@ pub async fn relay_until(mut a: Substream, mut b: Substream, stop: impl Future<O
 }
 
 async fn run(substream: Substream, local: Transport) -> Spliced {
-    let mut pump = Pump {
-        substream: Some(substream),
-        local,
-        outgoing: None,
-        incoming: Bytes::new(),
-        to_peer: 0,
-        from_peer: 0,
-        local_ended: false,
-        peer_ended: false,
-        local_shut: false,
-        finish_sent: false,
-        peer_deaf: None,
-        patience: Patience::default(),
-    };
+    let mut pump = Pump::new(substream, local);
     let end = poll_fn(|cx| pump.poll(cx)).await;
-    match &end {
-        Ok(()) => pump.local.close_with_reset(false),
-        Err(SpliceError::Local(error)) => {
-            if let Some(substream) = pump.substream.take() {
-                substream
-                    .reset(Code::Reset, &format!("the local end failed: {}", crate::mux::describe(error)));
-            }
-        }
-        Err(SpliceError::Peer(_) | SpliceError::Stopped(_)) => {}
-    }
-    Spliced { to_peer: pump.to_peer, from_peer: pump.from_peer, end }
+    pump.conclude(end)
 }
 
 struct Pump {
@@ -146,6 +140,37 @@ struct Pump {
 }
 
 impl Pump {
+    fn new(substream: Substream, local: Transport) -> Self {
+        Self {
+            substream: Some(substream),
+            local,
+            outgoing: None,
+            incoming: Bytes::new(),
+            to_peer: 0,
+            from_peer: 0,
+            local_ended: false,
+            peer_ended: false,
+            local_shut: false,
+            finish_sent: false,
+            peer_deaf: None,
+            patience: Patience::default(),
+        }
+    }
+
+    /// Tells each side how it ended, in its own way.
+    fn conclude(mut self, end: Result<(), SpliceError>) -> Spliced {
+        match (&end, self.substream.take()) {
+            (Ok(()), _) => self.local.close_with_reset(false),
+            (Err(SpliceError::Local(error)), Some(substream)) => {
+                substream
+                    .reset(Code::Reset, &format!("the local end failed: {}", crate::mux::describe(error)));
+            }
+            (Err(SpliceError::Stopped(why)), Some(substream)) => substream.reset(why.code, &why.message),
+            (Err(_), _) => {}
+        }
+        Spliced { to_peer: self.to_peer, from_peer: self.from_peer, end }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SpliceError>> {
         let up = self.poll_to_peer(cx)?;
         let down = self.poll_from_peer(cx)?;
@@ -389,7 +414,7 @@ fn pass_on(to: Substream, end: &StreamEnd) {
         // No record came, so none goes out: the drop resets.
         StreamEnd::Dropped | StreamEnd::Finished => drop(to),
         StreamEnd::Reset { code, text } => to.reset(*code, text),
-        StreamEnd::Lost(_) | StreamEnd::Protocol(_) | StreamEnd::OverBudget => {
+        StreamEnd::Lost(_) | StreamEnd::Protocol(..) | StreamEnd::OverBudget => {
             to.reset(end.code(), &end.to_string())
         }
     }

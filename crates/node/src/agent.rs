@@ -4,13 +4,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use futures::future::BoxFuture;
-use reachback_client::line::{LineEnd, Standing, Tenant};
+use reachback_client::{
+    Access, keep_renewed,
+    line::{LineEnd, Standing, Tenant},
+};
 use reachback_wire::limits;
-use tokio::{task::JoinSet, time::timeout};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
 
 use crate::{
     caller::CallerLine,
-    control,
+    control::{self, News},
     ends::EndLog,
     node::Board,
     serve::{Desk, note_panic},
@@ -20,6 +23,7 @@ use crate::{
 pub(crate) struct Agent {
     desk: Arc<Desk>,
     labels: Arc<BTreeMap<String, String>>,
+    access: Access,
     board: Arc<Board>,
     slot: u32,
     caller: Arc<CallerLine>,
@@ -32,11 +36,12 @@ impl Agent {
     pub(crate) fn new(
         desk: Arc<Desk>,
         labels: Arc<BTreeMap<String, String>>,
+        access: Access,
         board: Arc<Board>,
         slot: u32,
         caller: Arc<CallerLine>,
     ) -> Self {
-        Self { desk, labels, board, slot, caller, ends: EndLog::default(), visits: JoinSet::new() }
+        Self { desk, labels, access, board, slot, caller, ends: EndLog::default(), visits: JoinSet::new() }
     }
 }
 
@@ -45,11 +50,31 @@ impl Tenant for Agent {
         Box::pin(async move {
             let Standing { session, incoming, control, welcome, since } = standing;
             let ends = self.ends.report(&welcome, since);
-            let health = self.desk.healths.watch();
+            let Desk { catalogue, grants, healths, .. } = &*self.desk;
+            grants.correct(welcome.time_unix_ms);
+            let news = News {
+                labels: &self.labels,
+                services: catalogue.watch(),
+                grants: grants.watch(),
+                health: healths.watch(),
+            };
             self.caller.stands(session.clone());
+            let (answers, answered) = mpsc::channel(1);
+            let renewing = async {
+                if let Some(membership) = self.access.membership() {
+                    keep_renewed(membership, &session, &welcome, since, answered).await;
+                }
+            };
+            let over = session.ended();
             tokio::join!(
-                control::run(&session, control, &self.labels, self.desk.catalogue.watch(), health, ends),
+                control::run(&session, control, news, ends, answers),
                 self.desk.take_in(incoming, &mut self.visits),
+                async {
+                    tokio::select! {
+                        () = renewing => {}
+                        _ = over => {}
+                    }
+                },
             );
             self.caller.is_down();
         })

@@ -24,25 +24,39 @@ pub(crate) type Listed = Arc<BTreeMap<ServiceName, Arc<Declared>>>;
 
 /// The list of declared services.
 #[derive(Debug)]
-pub(crate) struct Catalogue(watch::Sender<Listed>);
+pub(crate) struct Catalogue {
+    listed: watch::Sender<Listed>,
+    /// How many opens may wait for each of them.
+    most_waiting: usize,
+}
 
 impl Catalogue {
-    pub(crate) fn new(services: impl IntoIterator<Item = Service>) -> Self {
-        let declared = services.into_iter().map(|service| (service.name().clone(), Declared::new(service)));
-        Self(watch::Sender::new(Arc::new(declared.collect())))
+    pub(crate) fn new(services: impl IntoIterator<Item = Service>, most_waiting: usize) -> Self {
+        let catalogue = Self { listed: watch::Sender::default(), most_waiting };
+        let declared =
+            services.into_iter().map(|service| (service.name().clone(), catalogue.declare(service)));
+        let declared = Arc::new(declared.collect());
+        catalogue.listed.send_replace(declared);
+        catalogue
+    }
+
+    /// What visits of a service will share, once it is listed.
+    pub(crate) fn declare(&self, service: Service) -> Arc<Declared> {
+        let lines = Lines::new(service.name().clone());
+        Arc::new(Declared { service, gate: Gate::new(self.most_waiting), lines })
     }
 
     pub(crate) fn find(&self, name: &ServiceName) -> Option<Arc<Declared>> {
-        self.0.borrow().get(name).cloned()
+        self.listed.borrow().get(name).cloned()
     }
 
     /// The list as it is now.
     pub(crate) fn list(&self) -> Listed {
-        self.0.borrow().clone()
+        self.listed.borrow().clone()
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Listed> {
-        self.0.subscribe()
+        self.listed.subscribe()
     }
 
     /// Replaces the list by what `change` makes of it, unless it refuses.
@@ -51,7 +65,7 @@ impl Catalogue {
         change: impl FnOnce(&mut BTreeMap<ServiceName, Arc<Declared>>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut outcome = Ok(());
-        self.0.send_if_modified(|listed| {
+        self.listed.send_if_modified(|listed| {
             let mut next = BTreeMap::clone(listed);
             outcome = change(&mut next);
             if outcome.is_ok() {
@@ -60,12 +74,5 @@ impl Catalogue {
             outcome.is_ok()
         });
         outcome
-    }
-}
-
-impl Declared {
-    pub(crate) fn new(service: Service) -> Arc<Self> {
-        let lines = Lines::new(service.name().clone());
-        Arc::new(Self { service, gate: Gate::new(), lines })
     }
 }

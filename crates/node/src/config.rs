@@ -2,16 +2,21 @@
 //!
 //! The shape of files, flags and variables is the command line's business; whoever embeds a node writes this directly.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use reachback_client::{DEFAULT_BUDGET, Random};
-use reachback_link::{Address, Congestion, MemoryBudget, Proxy};
-use reachback_wire::{Credential, HealthState, NodeId, ServiceName, text::sanitize};
+use reachback_client::{Access, DEFAULT_BUDGET, Random};
+use reachback_link::{Address, Compression, Congestion, MemoryBudget, Proxy, ReconnectRules, SessionRules};
+use reachback_wire::{
+    GrantInfo, HealthState, NodeId, ServiceName,
+    id::{NODE_ID_MAX, SERVICE_NAME_MAX},
+    limits::{CALL_BODY_MAX, SERVICE_OPENS_WAITING},
+    text::sanitize,
+};
 
 use crate::{
     allow::AllowDial,
     control::announcement,
-    limits::{HEALTH_REASON_MAX, LABEL_MAX},
+    limits::{GRANTS_MAX, HEALTH_REASON_MAX, LABEL_MAX},
     service::Service,
     stats::Stats,
 };
@@ -23,8 +28,10 @@ pub struct NodeConfig {
     explorers: Vec<Address>,
     services: BTreeMap<ServiceName, Service>,
     labels: BTreeMap<String, String>,
-    /// What the node shows to explorers, if anything.
-    pub credential: Option<Credential>,
+    /// What the node shows to explorers, and whom it believes; at first nothing and nobody, in plaintext.
+    pub access: Access,
+    /// Where the node keeps what must survive a restart: its grants. Without it they don't.
+    pub state_dir: Option<PathBuf>,
     /// Hosts behind the node that others may reach through it as `NODE/HOST:PORT`; none at first.
     pub allow_dial: Vec<AllowDial>,
     /// The proxy through which explorers are dialled, where that is the only way out. Services are never dialled
@@ -44,6 +51,16 @@ pub struct NodeConfig {
     pub budget: Arc<MemoryBudget>,
     /// Which congestion control its sessions should have.
     pub congestion: Congestion,
+    /// Whether records may be compressed, for services that ask for it.
+    pub compression: Compression,
+    /// How its sessions watch over their connections.
+    pub rules: SessionRules,
+    /// When it dials again, and whether it ever gives up.
+    pub reconnect: ReconnectRules,
+    /// What a request or an answer of a call may have, in bytes; more than [`CALL_BODY_MAX`] is taken for that.
+    pub max_message: usize,
+    /// How many opens of one service may wait for their turn behind those in flight.
+    pub max_pending: usize,
     /// Where instance, nonces and delays come from.
     pub random: Random,
 }
@@ -94,7 +111,8 @@ impl NodeConfig {
             explorers,
             services: BTreeMap::new(),
             labels: BTreeMap::new(),
-            credential: None,
+            access: Access::plain(),
+            state_dir: None,
             allow_dial: Vec::new(),
             proxy: None,
             probe_every: None,
@@ -103,6 +121,11 @@ impl NodeConfig {
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(DEFAULT_BUDGET)),
             congestion: Congestion::default(),
+            compression: Compression::default(),
+            rules: SessionRules::default(),
+            reconnect: ReconnectRules::default(),
+            max_message: CALL_BODY_MAX,
+            max_pending: SERVICE_OPENS_WAITING,
             random: Random::system(),
         })
     }
@@ -158,7 +181,7 @@ impl NodeConfig {
 }
 
 /// Whether all of it can be announced, as long as it can get: with every service failing for a reason that fills its
-/// place.
+/// place, and with as many grants as there may be.
 pub(crate) fn fits<'a>(
     labels: &BTreeMap<String, String>,
     services: impl IntoIterator<Item = &'a Service> + Clone,
@@ -167,7 +190,15 @@ pub(crate) fn fits<'a>(
     let failing =
         |service: &Service| (service.name().clone(), HealthState::Failing { reason: reason.clone() });
     let worst = services.clone().into_iter().map(failing).collect();
-    announcement(labels, services, &worst).check().map_err(|error| ConfigError::TooMuch(error.to_string()))
+    let name = |length| "x".repeat(length);
+    let grants = match (name(SERVICE_NAME_MAX).parse(), format!("node:{}", name(NODE_ID_MAX)).parse()) {
+        (Ok(service), Ok(to)) => vec![GrantInfo { service, to, left_ms: u64::MAX }; GRANTS_MAX],
+        // Names of these lengths are names.
+        _ => Vec::new(),
+    };
+    announcement(labels, services, &worst, grants)
+        .check()
+        .map_err(|error| ConfigError::TooMuch(error.to_string()))
 }
 
 fn label_fault(text: &str) -> Option<&'static str> {

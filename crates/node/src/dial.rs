@@ -88,7 +88,7 @@ async fn turn<'a>(what: &str, gate: &'a Gate, deadline: Instant) -> Result<Semap
     let began = Instant::now();
     gate.enter(deadline).await.map_err(|no_turn| {
         let so_many = match no_turn {
-            NoTurn::Full => format!("{} more wait", limits::SERVICE_OPENS_WAITING),
+            NoTurn::Full(waiting) => format!("{waiting} more wait"),
             NoTurn::TooLate => format!("no turn came within {:?}", deadline - began),
         };
         let text = format!(

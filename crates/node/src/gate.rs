@@ -1,8 +1,8 @@
 //! How many opens one service may keep waiting.
 //!
 //! A service that accepts nothing must cost a bounded number of half-made connections and never the turn of another
-//! service: each has a gate of its own. Up to 128 opens dial at once, up to 1,024 more wait in order within their
-//! deadline, and the next is told so at once.
+//! service: each has a gate of its own. Up to 128 opens dial at once, up to 1,024 more (or as many as the operator says)
+//! wait in order within their deadline, and the next is told so at once.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -17,20 +17,23 @@ use tokio::{
 pub(crate) struct Gate {
     dialing: Semaphore,
     waiting: AtomicUsize,
+    most_waiting: usize,
 }
 
 /// Why an open did not get its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NoTurn {
-    /// As many wait already as may.
-    Full,
+    /// As many wait already as may: this many.
+    Full(usize),
     /// It waited until its deadline.
     TooLate,
 }
 
 impl Gate {
-    pub(crate) fn new() -> Self {
-        Self { dialing: Semaphore::new(limits::SERVICE_OPENS_IN_FLIGHT), waiting: AtomicUsize::new(0) }
+    /// A gate with room for this many to wait.
+    pub(crate) fn new(most_waiting: usize) -> Self {
+        let dialing = Semaphore::new(limits::SERVICE_OPENS_IN_FLIGHT);
+        Self { dialing, waiting: AtomicUsize::new(0), most_waiting }
     }
 
     /// A turn to dial, in order of asking. Held while dialing, not while the stream lives.
@@ -38,7 +41,7 @@ impl Gate {
         if let Ok(turn) = self.dialing.try_acquire() {
             return Ok(turn);
         }
-        let _place = self.take_place().ok_or(NoTurn::Full)?;
+        let _place = self.take_place().ok_or(NoTurn::Full(self.most_waiting))?;
         match timeout_at(deadline, self.dialing.acquire()).await {
             // A turn that comes because the one before gave up at the same deadline is of no use.
             Ok(Ok(turn)) if Instant::now() < deadline => Ok(turn),
@@ -49,9 +52,7 @@ impl Gate {
 
     fn take_place(&self) -> Option<Place<'_>> {
         self.waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
-                (n < limits::SERVICE_OPENS_WAITING).then_some(n + 1)
-            })
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.most_waiting).then_some(n + 1))
             .ok()
             .map(|_| Place(&self.waiting))
     }
@@ -77,21 +78,24 @@ mod tests {
         time::Duration,
     };
 
+    /// Not the usual number: what the operator says counts.
+    const MOST_WAITING: usize = 40;
+
     async fn waits<F: Future>(mut future: Pin<&mut F>) -> bool {
         poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn so_many_dial_so_many_wait_and_the_next_is_told_at_once() {
-        let gate = Gate::new();
+        let gate = Gate::new(MOST_WAITING);
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut turns = Vec::new();
         for _ in 0..limits::SERVICE_OPENS_IN_FLIGHT {
             turns.push(gate.enter(deadline).await.unwrap());
         }
-        let mut queue = pin!(join_all((0..limits::SERVICE_OPENS_WAITING).map(|_| gate.enter(deadline))));
+        let mut queue = pin!(join_all((0..MOST_WAITING).map(|_| gate.enter(deadline))));
         assert!(waits(queue.as_mut()).await);
-        assert_eq!(gate.enter(deadline).await.unwrap_err(), NoTurn::Full);
+        assert_eq!(gate.enter(deadline).await.unwrap_err(), NoTurn::Full(MOST_WAITING));
 
         turns.pop();
         assert!(waits(queue.as_mut()).await);

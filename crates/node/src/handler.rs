@@ -13,14 +13,14 @@ use std::{
 
 use futures::future::BoxFuture;
 use reachback_link::StreamIo;
-use reachback_wire::{Caller, Code, ServiceName, limits, text::sanitize};
+use reachback_wire::{Caller, Code, Refusal, ServiceName, limits, text::sanitize};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     sync::oneshot,
     time::timeout,
 };
 
-use crate::limits::HANDLER_LINGER;
+use crate::{grants::Lease, limits::HANDLER_LINGER};
 
 /// A service inside this program. Closures of the shape `Fn(Visit) -> Future<Output = io::Result<()>>` are handlers.
 pub trait Handler: Send + Sync + 'static {
@@ -51,6 +51,23 @@ pub struct Visit {
     io: Option<StreamIo>,
     /// Takes the stream back at the end, to end it as the handler's outcome says.
     back: Option<oneshot::Sender<StreamIo>>,
+    /// Ends it earlier, wherever the handler has taken it.
+    cut: Option<Cut>,
+}
+
+/// Resolves when the visitor may no longer be here.
+struct Cut(BoxFuture<'static, Refusal>);
+
+impl Cut {
+    fn new(lease: Lease) -> Self {
+        Self(Box::pin(async move { lease.end().await }))
+    }
+}
+
+impl std::fmt::Debug for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cut")
+    }
 }
 
 impl Visit {
@@ -71,16 +88,34 @@ pub(crate) async fn attend(
     service: ServiceName,
     caller: Option<Caller>,
     io: StreamIo,
+    lease: Option<Lease>,
 ) -> io::Result<()> {
     let (back, returned) = oneshot::channel();
-    let outcome = handler.serve(Visit { service, caller, io: Some(io), back: Some(back) }).await;
+    let cut = lease.clone().map(Cut::new);
+    let serving = handler.serve(Visit { service, caller, io: Some(io), back: Some(back), cut });
+    let outcome = match lease {
+        None => Ok(serving.await),
+        Some(lease) => tokio::select! {
+            biased;
+            outcome = serving => Ok(outcome),
+            over = lease.end() => Err(over),
+        },
+    };
     // A handler may have moved its visit into a task of its own, which then decides how long the stream lives.
-    let Ok(io) = returned.await else {
-        return Err(io::Error::other("the handler's stream was lost with a task that failed"));
+    let io = match (returned.await, &outcome) {
+        (Ok(io), _) => io,
+        (Err(_), Err(over)) => return Err(io::Error::other(over.message.clone())),
+        (Err(_), Ok(_)) => {
+            return Err(io::Error::other("the handler's stream was cut off, or lost with a task that failed"));
+        }
     };
     match outcome {
-        Ok(()) => finish(io).await,
-        Err(error) => {
+        Ok(Ok(())) => finish(io).await,
+        Err(over) => {
+            io.reset(over.code, &over.message);
+            Err(io::Error::other(over.message))
+        }
+        Ok(Err(error)) => {
             io.reset(Code::Reset, &sanitize(&error.to_string(), limits::END_TEXT_MAX / 4));
             Err(error)
         }
@@ -115,27 +150,36 @@ impl Drop for Visit {
 }
 
 impl Visit {
-    fn io(&mut self) -> io::Result<Pin<&mut StreamIo>> {
+    fn io(&mut self, cx: &mut Context<'_>) -> io::Result<Pin<&mut StreamIo>> {
+        if let Some(cut) = &mut self.cut
+            && let Poll::Ready(over) = cut.0.as_mut().poll(cx)
+        {
+            self.cut = None;
+            if let Some(io) = self.io.take() {
+                io.reset(over.code, &over.message);
+            }
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, over.message));
+        }
         self.io.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 }
 
 impl AsyncRead for Visit {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().io()?.poll_read(cx, buf)
+        self.get_mut().io(cx)?.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Visit {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.get_mut().io()?.poll_write(cx, buf)
+        self.get_mut().io(cx)?.poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().io()?.poll_flush(cx)
+        self.get_mut().io(cx)?.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().io()?.poll_shutdown(cx)
+        self.get_mut().io(cx)?.poll_shutdown(cx)
     }
 }

@@ -6,7 +6,8 @@
 //! node.rs      one line per explorer (reachback_client::line), owned tasks, shutdown
 //! agent.rs     per line: announce, serve, remember how it ended
 //! control.rs   Services first, then the last ends (ends.rs), then health as it changes (health.rs)
-//! serve.rs     an open comes in → is it meant for us, is it declared? → a visit
+//! serve.rs     an open comes in → admit.rs: is it meant for us, is it declared, and for this caller? → a visit
+//! grants.rs    callers that are let in for a while, and their end
 //! catalogue.rs what is served right now
 //! gate.rs      its turn among the opens of that service
 //! allow.rs     … or a host behind the node, if that is allowed
@@ -29,6 +30,7 @@ pub mod rpc;
 pub mod service;
 pub mod stats;
 
+mod admit;
 mod agent;
 mod call;
 mod caller;
@@ -37,6 +39,7 @@ mod control;
 mod dial;
 mod ends;
 mod gate;
+mod grants;
 mod health;
 mod limits;
 mod local;
@@ -47,9 +50,9 @@ pub use config::{ConfigError, NodeConfig};
 pub use control_socket::ControlSocket;
 pub use handler::{Handler, Visit};
 pub use limits::PROBE_EVERY;
-pub use node::{LineStatus, Node};
+pub use node::{LineStatus, Node, StartError};
 pub use reachback_client::LineState;
 pub use reachback_link::SocketError;
 pub use rpc::{CallHandler, Invocation, RpcError};
-pub use service::{Endpoint, Framing, Probe, Service, ServiceError};
+pub use service::{Endpoint, Framing, Probe, Service, ServiceCompression, ServiceError};
 pub use stats::Stats;

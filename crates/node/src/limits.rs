@@ -91,3 +91,16 @@ pub(crate) const CONTROL_VISITORS: usize = 16;
 
 /// How long a program on the control socket may say nothing, or not read: its place is needed by the next one.
 pub(crate) const CONTROL_IDLE: Duration = Duration::from_secs(60);
+
+/// Grants in force at a time: each is an exception that somebody remembers, and all of them fit an announcement beside
+/// the services.
+pub(crate) const GRANTS_MAX: usize = 64;
+
+/// The longest grant: what is needed for more than a month is a right.
+pub(crate) const GRANT_LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
+/// Characters of the reason of a grant: one line.
+pub(crate) const GRANT_REASON_MAX: usize = 200;
+
+/// A difference between two clocks that is not just the way between them.
+pub(crate) const CLOCKS_DIFFER: Duration = Duration::from_secs(60);

@@ -4,16 +4,16 @@
 //! limits, announced to every explorer at once. It is gone after a restart, so that a configuration file stays the
 //! truth about a machine.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use reachback_client::LineState;
+use reachback_client::{Access, LineState, Membership};
 use reachback_link::Pulse;
-use reachback_wire::{Code, HealthState, NodeId, ServiceName, text::sanitize};
+use reachback_wire::{CallerPattern, Code, HealthState, NodeId, ServiceName, text::sanitize};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{catalogue::Declared, config::fits, node::LineStatus, serve::Desk, service::Service};
+use crate::{config::fits, grants::Grant, node::LineStatus, serve::Desk, service::Service};
 
 /// The node as its control socket sees it.
 #[derive(Clone)]
@@ -21,9 +21,10 @@ pub(crate) struct Local {
     pub(crate) desk: Arc<Desk>,
     pub(crate) labels: Arc<BTreeMap<String, String>>,
     pub(crate) lines: watch::Receiver<Vec<LineStatus>>,
+    pub(crate) access: Access,
 }
 
-const METHODS: &str = "node.status, node.expose, node.unexpose";
+const METHODS: &str = "node.status, node.expose, node.unexpose, node.grant, node.revoke_grant, node.grants";
 
 /// The errors of JSON-RPC itself; ours have the numbers of their codes.
 const PARSE_ERROR: i32 = -32700;
@@ -52,6 +53,22 @@ struct Unexpose {
     name: String,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GiveGrant {
+    service: String,
+    to: String,
+    for_ms: u64,
+    reason: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TakeGrant {
+    service: String,
+    to: String,
+}
+
 struct Problem {
     number: i32,
     message: String,
@@ -66,6 +83,19 @@ struct Status<'a> {
     labels: &'a BTreeMap<String, String>,
     lines: Vec<LineView>,
     services: Vec<ServiceView>,
+    grants: Vec<GrantView>,
+    /// Until when the node's certificate is good, if it has one that it got by joining.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate_until_unix_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct GrantView {
+    service: ServiceName,
+    to: CallerPattern,
+    reason: String,
+    left_ms: u64,
+    until_unix_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -134,6 +164,15 @@ impl Local {
                 let Unexpose { name } = read(params, "{\"name\": \"NAME\"}")?;
                 self.unexpose(&name)
             }
+            "node.grant" => {
+                let form =
+                    "{\"service\": \"NAME\", \"to\": \"WHO\", \"for_ms\": 3600000, \"reason\": \"TEXT\"}";
+                self.grant(read(params, form)?)
+            }
+            "node.revoke_grant" => {
+                self.revoke_grant(&read(params, "{\"service\": \"NAME\", \"to\": \"WHO\"}")?)
+            }
+            "node.grants" => Ok(json!({ "grants": self.grants() })),
             _ => {
                 let text = format!("no method {}; there are {METHODS}", sanitize(method, 64));
                 Err(Problem::new(METHOD_NOT_FOUND, text))
@@ -149,6 +188,8 @@ impl Local {
             labels: &self.labels,
             lines: self.lines.borrow().iter().map(LineView::of).collect(),
             services: listed.values().map(|declared| self.service(&declared.service)).collect(),
+            grants: self.grants(),
+            certificate_until_unix_ms: self.access.membership().and_then(Membership::not_after_unix_ms),
         }
     }
 
@@ -174,7 +215,7 @@ impl Local {
                 ));
             }
             self.desk.healths.forget(&name);
-            services.insert(name.clone(), Declared::new(service));
+            services.insert(name.clone(), self.desk.catalogue.declare(service));
             let all = services.values().map(|declared| &declared.service);
             fits(&self.labels, all).map_err(|error| Problem::ours(Code::TooLarge, error.to_string()))
         })?;
@@ -199,6 +240,43 @@ impl Local {
         self.desk.healths.forget(&name);
         tracing::info!(service = %name, "taken back through the control socket");
         Ok(json!({ "name": name }))
+    }
+}
+
+impl Local {
+    fn grant(&self, GiveGrant { service, to, for_ms, reason }: GiveGrant) -> Result<Value, Problem> {
+        let (service, to) = names(&service, &to)?;
+        if self.desk.catalogue.find(&service).is_none() {
+            return Err(Problem::ours(Code::ServiceNotFound, self.desk.not_declared(&service)));
+        }
+        let length = Duration::from_millis(for_ms);
+        let now = self.access.clock().now_unix_ms();
+        let given = self.desk.grants.give(service.clone(), to.clone(), length, reason, now);
+        let grant = given.map_err(|error| Problem::new(INVALID_PARAMS, error.to_string()))?;
+        tracing::info!(%service, %to, ?length, reason = %sanitize(&grant.reason, 200), "granted through the control socket");
+        Ok(json!({ "service": service, "to": to, "until_unix_ms": grant.until_unix_ms }))
+    }
+
+    fn revoke_grant(&self, TakeGrant { service, to }: &TakeGrant) -> Result<Value, Problem> {
+        let (service, to) = names(service, to)?;
+        if !self.desk.grants.take_back(&service, &to) {
+            let text = format!("nothing is granted to {to} on {service}; reachback status shows what is");
+            return Err(Problem::ours(Code::Denied, text));
+        }
+        tracing::info!(%service, %to, "a grant was taken back through the control socket");
+        Ok(json!({ "service": service, "to": to }))
+    }
+
+    fn grants(&self) -> Vec<GrantView> {
+        let granted = self.desk.grants.list();
+        let view = |((service, to), grant): (&(ServiceName, CallerPattern), &Arc<Grant>)| GrantView {
+            service: service.clone(),
+            to: to.clone(),
+            reason: sanitize(&grant.reason, 200),
+            left_ms: grant.left_ms(),
+            until_unix_ms: grant.until_unix_ms,
+        };
+        granted.iter().map(view).collect()
     }
 }
 
@@ -236,6 +314,12 @@ impl Problem {
     fn ours(code: Code, message: String) -> Self {
         Self { number: code.row().jsonrpc, message, code: Some(code) }
     }
+}
+
+fn names(service: &str, to: &str) -> Result<(ServiceName, CallerPattern), Problem> {
+    let service = service.parse().map_err(|error| Problem::new(INVALID_PARAMS, format!("{error}")))?;
+    let to = to.parse().map_err(|error| Problem::new(INVALID_PARAMS, format!("{error}")))?;
+    Ok((service, to))
 }
 
 fn read<T: for<'de> Deserialize<'de>>(params: Value, form: &str) -> Result<T, Problem> {

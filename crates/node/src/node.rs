@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use reachback_client::{
-    Identity, LineState, RandomError, Uplink,
+    Access, Identity, LineError, LineState, RandomError, StateDir, StateError, Uplink,
     line::{Line, LineEnd},
 };
 use reachback_link::{Address, Net, Proxied};
@@ -12,8 +12,8 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    agent::Agent, caller::CallerLine, config::NodeConfig, control_socket::ControlSocket, health,
-    limits::SHUTDOWN, local::Local, serve::Desk,
+    agent::Agent, caller::CallerLine, config::NodeConfig, control_socket::ControlSocket, grants::Grants,
+    health, limits::SHUTDOWN, local::Local, serve::Desk,
 };
 
 /// One line as others see it.
@@ -51,6 +51,17 @@ impl Board {
     }
 }
 
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What it keeps can't be used.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// It can't even say who it is.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+}
+
 /// A node at work. Dropping it ends all its sessions without a goodbye; [`Node::shutdown`] says one.
 pub struct Node {
     id: NodeId,
@@ -60,8 +71,9 @@ pub struct Node {
     uplink: Uplink,
     desk: Arc<Desk>,
     labels: Arc<BTreeMap<String, String>>,
+    access: Access,
     /// The lines, and what runs beside them as long as they do.
-    tasks: JoinSet<Result<(), RandomError>>,
+    tasks: JoinSet<Result<(), LineError>>,
 }
 
 impl Node {
@@ -69,14 +81,13 @@ impl Node {
     /// independent: an explorer that is down delays no other. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// The operating system gives no random bytes.
-    pub fn start(config: NodeConfig, net: Arc<dyn Net>) -> Result<Self, RandomError> {
-        let mut identity = Identity::new(Role::Node, config.id().clone(), config.random.clone())?;
-        if let Some(credential) = config.credential.clone() {
-            identity = identity.with_credential(credential);
-        }
-        let identity = Arc::new(identity);
-        let desk = Arc::new(Desk::new(&config, identity.instance(), net.clone()));
+    /// What is kept in the state directory can't be used, or the operating system gives no random bytes.
+    pub fn start(config: NodeConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
+        let identity = Arc::new(Identity::new(Role::Node, config.id().clone(), config.random.clone())?);
+        let clock = config.access.clock();
+        let state = config.state_dir.as_ref().map(StateDir::at);
+        let grants = Arc::new(Grants::load(state, clock.now_unix_ms())?);
+        let desk = Arc::new(Desk::new(&config, identity.instance(), net.clone(), grants.clone()));
         let net = match config.proxy.clone() {
             Some(proxy) => Arc::new(Proxied::new(net, proxy)),
             None => net,
@@ -96,9 +107,13 @@ impl Node {
                 to: explorer.clone(),
                 slot,
                 identity: identity.clone(),
+                access: config.access.clone(),
                 stats: config.link_stats.clone(),
                 budget: config.budget.clone(),
                 congestion: config.congestion.clone(),
+                compression: config.compression,
+                rules: config.rules,
+                reconnect: config.reconnect,
                 publish: {
                     let (board, caller) = (board.clone(), caller.clone());
                     Arc::new(move |state: LineState| {
@@ -109,17 +124,36 @@ impl Node {
                 redial: redialled.clone(),
                 stop: stop.clone(),
             };
-            let mut agent = Agent::new(desk.clone(), labels.clone(), board.clone(), slot, caller);
+            let access = config.access.clone();
+            let mut agent = Agent::new(desk.clone(), labels.clone(), access, board.clone(), slot, caller);
             tasks.spawn(async move { line.run(&mut agent).await });
         }
         if let Some(every) = config.probe_every {
             let (desk, stop) = (desk.clone(), stop.clone());
             tasks.spawn(async move {
-                stop.run_until_cancelled(health::probe(desk, identity, every)).await.unwrap_or(Ok(()))
+                let probing = stop.run_until_cancelled(health::probe(desk, identity, every)).await;
+                Ok(probing.unwrap_or(Ok(()))?)
             });
         }
+        tasks.spawn({
+            let stop = stop.clone();
+            async move {
+                grants.run(stop).await;
+                Ok(())
+            }
+        });
         let uplink = Uplink::new(uplink, config.caller_stats.clone());
-        Ok(Self { id: config.id().clone(), states, redial, stop, uplink, desk, labels, tasks })
+        Ok(Self {
+            id: config.id().clone(),
+            states,
+            redial,
+            stop,
+            uplink,
+            desk,
+            labels,
+            access: config.access,
+            tasks,
+        })
     }
 
     /// The name it goes by.
@@ -141,8 +175,12 @@ impl Node {
     /// Answers on a control socket until the node is shut down. Whoever can connect to it can change what the node
     /// serves.
     pub fn serve_control(&mut self, socket: ControlSocket) {
-        let local =
-            Local { desk: self.desk.clone(), labels: self.labels.clone(), lines: self.states.clone() };
+        let local = Local {
+            desk: self.desk.clone(),
+            labels: self.labels.clone(),
+            lines: self.states.clone(),
+            access: self.access.clone(),
+        };
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             socket.serve(local, stop).await;

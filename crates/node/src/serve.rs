@@ -1,22 +1,25 @@
-//! What happens when someone reaches back: an open comes in, is checked, and becomes a visit.
+//! What happens when someone reaches back: an open comes in, is checked (admit.rs), and becomes a visit.
 //!
-//! The explorer has authorised the open already; the node checks again what only it can know: that it is the process
-//! that was meant, and that the service was declared (or the host allowed). Everything a refusal needs to say is here,
-//! so that an explorer that lies, lags or is compromised still reaches nothing but what was declared.
+//! A visit owns what it needs from its open to its end, whichever line it came over, and its end is the reason that the
+//! other side is told.
 
 use std::{fmt::Display, sync::Arc, time::Duration};
 
-use reachback_link::{Address, Inbound, InboundError, Incoming, Net, Spliced, Substream, Transport, splice};
-use reachback_wire::{Caller, Code, Instance, NodeId, Open, OpenKind, Refusal, ServiceName, Target, limits};
+use reachback_link::{
+    Address, Inbound, InboundError, Incoming, Net, Spliced, Substream, Transport, splice, splice_until,
+};
+use reachback_wire::{Caller, Code, Instance, NodeId, Open, OpenKind, Refusal, ServiceName, limits};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
+    admit::Admitted,
     allow::AllowDial,
     call::{self, Bodies},
     catalogue::{Catalogue, Declared},
     config::NodeConfig,
     dial::{dial, dial_host},
     gate::Gate,
+    grants::{Grants, Lease},
     handler::{self, Handler},
     health::Healths,
     limits::DEADLINE_GRACE,
@@ -33,23 +36,30 @@ pub(crate) struct Desk {
     pub(crate) healths: Healths,
     pub(crate) stats: Arc<Stats>,
     pub(crate) bodies: Bodies,
-    allow_dial: Vec<AllowDial>,
+    pub(crate) grants: Arc<Grants>,
+    pub(crate) allow_dial: Vec<AllowDial>,
     /// All hosts behind the node share one.
     host_gate: Gate,
 }
 
 impl Desk {
-    pub(crate) fn new(config: &NodeConfig, instance: Instance, net: Arc<dyn Net>) -> Self {
+    pub(crate) fn new(
+        config: &NodeConfig,
+        instance: Instance,
+        net: Arc<dyn Net>,
+        grants: Arc<Grants>,
+    ) -> Self {
         Self {
             id: config.id().clone(),
             instance,
-            catalogue: Catalogue::new(config.services().values().cloned()),
+            catalogue: Catalogue::new(config.services().values().cloned(), config.max_pending),
             net,
             healths: Healths::new(),
             stats: config.stats.clone(),
-            bodies: Bodies::new(),
+            bodies: Bodies::new(config.max_message),
+            grants,
             allow_dial: config.allow_dial.clone(),
-            host_gate: Gate::new(),
+            host_gate: Gate::new(config.max_pending),
         }
     }
 
@@ -73,8 +83,14 @@ impl Desk {
     async fn attend(self: Arc<Self>, inbound: Inbound) {
         // Boxed: what a beginning or a call needs is many times what an idle stream keeps.
         let Some(stream) = Box::pin(self.begin(inbound)).await else { return };
-        let outcome = self.splice(stream.substream, stream.transport).await;
-        self.note(&stream.to, outcome);
+        let Stream { to, substream, transport, lease } = stream;
+        count(&self.stats.visits_served);
+        let spliced = match lease {
+            None => splice(substream, transport).await,
+            // Boxed: most streams have no end of this kind.
+            Some(lease) => Box::pin(splice_until(substream, transport, lease.end())).await,
+        };
+        self.note(&to, self.account(spliced));
     }
 
     /// Everything but the bytes of a stream; `None` if there is none, or none any more.
@@ -86,11 +102,11 @@ impl Desk {
                 return None;
             }
         };
-        let declared = match self.admit(&open) {
-            Ok(Admitted::Service(declared)) => declared,
+        let (declared, lease) = match self.admit(&open) {
+            Ok(Admitted::Service(declared, lease)) => (declared, lease),
             Ok(Admitted::Host { host, port }) => {
                 let to = format!("{host} port {port}");
-                return self.stream(to, self.visit_host(inbound, &open, (&host, port)).await);
+                return self.stream(to, self.visit_host(inbound, &open, (&host, port)).await, None);
             }
             Err(refusal) => {
                 count(&self.stats.opens_refused);
@@ -103,26 +119,31 @@ impl Desk {
         let name = service.name();
         let outcome = match service.endpoint() {
             Endpoint::Address(address) if open.kind == OpenKind::Call => {
-                call::serve(self, inbound, &open, &declared, address).await
+                call::serve(self, inbound, &open, &declared, address, lease).await
             }
             Endpoint::Address(address) => {
                 let begun = self.visit_socket(inbound, &open, name, address, gate).await;
-                return self.stream(name.to_string(), begun);
+                return self.stream(name.to_string(), begun, lease);
             }
             Endpoint::Handler(handler) => {
-                self.visit_handler(inbound, open.caller, name, handler.as_ref()).await
+                self.visit_handler(inbound, open.caller, name, handler.as_ref(), lease).await
             }
             Endpoint::Calls(handler) => {
-                call::function::serve(self, inbound, &open, name, handler.as_ref()).await
+                call::function::serve(self, inbound, &open, name, handler.as_ref(), lease).await
             }
         };
         self.note(name, outcome);
         None
     }
 
-    fn stream(&self, to: String, begun: Result<(Substream, Transport), Visited>) -> Option<Stream> {
+    fn stream(
+        &self,
+        to: String,
+        begun: Result<(Substream, Transport), Visited>,
+        lease: Option<Lease>,
+    ) -> Option<Stream> {
         match begun {
-            Ok((substream, transport)) => Some(Stream { to, substream, transport }),
+            Ok((substream, transport)) => Some(Stream { to, substream, transport, lease }),
             Err(visited) => {
                 self.note(&to, Err(visited));
                 None
@@ -139,68 +160,6 @@ impl Desk {
                 tracing::info!(%service, reason = %why, "visit broke");
             }
         }
-    }
-
-    /// What is meant: a declared service or a host behind the node, or why there is neither.
-    fn admit(&self, open: &Open) -> Result<Admitted, Refusal> {
-        let refuse = |code, text: String| Err(Refusal::new(code, text));
-        if let Some(expected) = open.expect_instance
-            && expected != self.instance
-        {
-            return refuse(Code::NotHere, format!("node {} has been restarted since; try again", self.id));
-        }
-        if open.hop > 1 {
-            return refuse(
-                Code::NotHere,
-                format!("the open came over {} explorers, 1 is the most", open.hop),
-            );
-        }
-        let name = match &open.target {
-            Some(Target::Service { node, service }) if *node == self.id => service,
-            Some(Target::Dial { node, host, port }) if *node == self.id => {
-                if self.allow_dial.is_empty() {
-                    let text = format!(
-                        "node {} opens no way to other hosts; reach one of its services, or start it with --allow-dial \
-                         CIDR:PORTS",
-                        self.id
-                    );
-                    return refuse(Code::Denied, text);
-                }
-                if open.kind != OpenKind::Stream {
-                    let text =
-                        "calls go to services; a host behind a node takes streams (connect, forward, socks)";
-                    return refuse(Code::BadFrame, text.into());
-                }
-                return Ok(Admitted::Host { host: host.clone(), port: *port });
-            }
-            Some(other) => return refuse(Code::NotHere, format!("this is node {}, not {other}", self.id)),
-            None => return refuse(Code::BadFrame, "the open names no target".into()),
-        };
-        let Some(declared) = self.catalogue.find(name) else {
-            return refuse(Code::ServiceNotFound, self.not_declared(name));
-        };
-        let here = format!("{}/{name}", self.id);
-        match (open.kind, declared.service.endpoint()) {
-            (OpenKind::Control, _) => refuse(Code::BadFrame, "control is opened by the dialer, once".into()),
-            (OpenKind::Call, Endpoint::Handler(_)) => refuse(
-                Code::ServiceNotFound,
-                format!("{here} takes streams, not calls; reach it with connect or forward"),
-            ),
-            (OpenKind::Stream, Endpoint::Calls(_)) => refuse(
-                Code::ServiceNotFound,
-                format!("{here} takes calls, not streams; reach it with: reachback call {here} METHOD"),
-            ),
-            (OpenKind::Stream | OpenKind::Call, _) => Ok(Admitted::Service(declared)),
-        }
-    }
-
-    fn not_declared(&self, name: &ServiceName) -> String {
-        let listed = self.catalogue.list();
-        if listed.is_empty() {
-            return format!("node {} declares no services; start it with --service {name}=ADDRESS", self.id);
-        }
-        let declared: Vec<&str> = listed.keys().map(AsRef::as_ref).collect();
-        format!("node {} declares no service \"{name}\"; it has: {}", self.id, declared.join(", "))
     }
 
     async fn visit_socket(
@@ -237,9 +196,8 @@ impl Desk {
         Ok(inbound.answer(work).await?)
     }
 
-    async fn splice(&self, substream: Substream, transport: Transport) -> Result<(), Visited> {
-        count(&self.stats.visits_served);
-        let Spliced { to_peer, from_peer, end } = splice(substream, transport).await;
+    fn account(&self, spliced: Spliced) -> Result<(), Visited> {
+        let Spliced { to_peer, from_peer, end } = spliced;
         add(&self.stats.bytes_to_services, from_peer);
         add(&self.stats.bytes_from_services, to_peer);
         end.map_err(|error| Visited::Broken(error.to_string()))
@@ -275,10 +233,11 @@ impl Desk {
         caller: Option<Caller>,
         name: &ServiceName,
         handler: &dyn Handler,
+        lease: Option<Lease>,
     ) -> Result<(), Visited> {
         let (substream, ()): (Substream, ()) = inbound.answer(async { Ok(()) }).await?;
         count(&self.stats.visits_served);
-        let outcome = handler::attend(handler, name.clone(), caller, substream.into_io()).await;
+        let outcome = handler::attend(handler, name.clone(), caller, substream.into_io(), lease).await;
         outcome.map_err(|error| Visited::Broken(error.to_string()))
     }
 }
@@ -298,14 +257,7 @@ struct Stream {
     to: String,
     substream: Substream,
     transport: Transport,
-}
-
-/// What an open may reach.
-enum Admitted {
-    /// A declared service.
-    Service(Arc<Declared>),
-    /// A host behind the node, whose addresses have still to be looked at.
-    Host { host: String, port: u16 },
+    lease: Option<Lease>,
 }
 
 /// How a visit failed.

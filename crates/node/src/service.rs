@@ -7,7 +7,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use reachback_link::Address;
-use reachback_wire::{ServiceName, nearest, text::sanitize};
+use reachback_wire::{CallerPattern, CallerPatternError, ServiceName, nearest, text::sanitize};
 
 use crate::{handler::Handler, rpc::CallHandler};
 
@@ -19,6 +19,8 @@ pub struct Service {
     framing: Option<Framing>,
     path: Option<Box<str>>,
     probe: Option<Probe>,
+    compression: Option<ServiceCompression>,
+    allow: Option<Vec<CallerPattern>>,
 }
 
 /// Where a call is posted when nothing else was said.
@@ -59,6 +61,18 @@ pub enum Probe {
     Off,
 }
 
+/// Whether what passes between the explorer and this node for a service is compressed, where both of them can.
+///
+/// It pays for text over a thin line. Leave it out for what is compressed or encrypted already, and where secrets and
+/// what strangers choose go through one stream: how well they compress together tells of both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceCompression {
+    /// By LZ4, record by record.
+    Lz4,
+    /// Not.
+    Off,
+}
+
 /// A service entry that can't be used: which, why, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("service \"{entry}\": {reason}")]
@@ -70,7 +84,7 @@ pub struct ServiceError {
 impl Service {
     /// A service at an endpoint.
     pub fn new(name: ServiceName, endpoint: Endpoint) -> Self {
-        Self { name, endpoint, framing: None, path: None, probe: None }
+        Self { name, endpoint, framing: None, path: None, probe: None, compression: None, allow: None }
     }
 
     /// A service that is a function of this program and takes streams; see [`Handler`].
@@ -93,7 +107,8 @@ impl Service {
 
     /// Reads `NAME=ADDRESS[,key=value…]`, as in `ssh=22` or `rpc=/run/app/rpc.sock,framing=http`. ADDRESS is
     /// `unix:///path`, `/path`, `tcp://HOST:PORT`, `HOST:PORT` or `PORT` (on 127.0.0.1). Keys: `framing` (see
-    /// [`Framing`]), `path` (where calls are posted) and `probe` (see [`Probe`]).
+    /// [`Framing`]), `path` (where calls are posted), `probe` (see [`Probe`]), `compression` (see
+    /// [`ServiceCompression`]) and `allow` (a caller who may use it, see [`CallerPattern`]; once for each).
     ///
     /// # Errors
     /// The entry breaks the grammar; the error says where and what to write.
@@ -122,6 +137,18 @@ impl Service {
                 "probe" if service.probe.is_some() => return Err(refuse("probe is given twice".into())),
                 "probe" => {
                     service.probe = Some(value.parse().map_err(|error: ProbeError| refuse(error.0))?);
+                }
+                "compression" if service.compression.is_some() => {
+                    return Err(refuse("compression is given twice".into()));
+                }
+                "compression" => {
+                    service.compression =
+                        Some(value.parse().map_err(|error: ServiceCompressionError| refuse(error.0))?);
+                }
+                "allow" => {
+                    let caller =
+                        value.parse().map_err(|error: CallerPatternError| refuse(error.to_string()))?;
+                    service.allow.get_or_insert_default().push(caller);
                 }
                 other => return Err(refuse(unknown_key(other))),
             }
@@ -157,6 +184,20 @@ impl Service {
         self
     }
 
+    /// The same service, compressed or not.
+    #[must_use]
+    pub fn with_compression(mut self, compression: ServiceCompression) -> Self {
+        self.compression = Some(compression);
+        self
+    }
+
+    /// The same service for these callers alone, whatever the explorer thinks; for none of them, if there are none.
+    #[must_use]
+    pub fn with_allow(mut self, callers: Vec<CallerPattern>) -> Self {
+        self.allow = Some(callers);
+        self
+    }
+
     /// What callers write after the node's id.
     pub fn name(&self) -> &ServiceName {
         &self.name
@@ -180,6 +221,16 @@ impl Service {
     /// Whether it is probed where its node probes. It is unless something else was said.
     pub fn probe(&self) -> Probe {
         self.probe.unwrap_or(Probe::On)
+    }
+
+    /// Who may use it, where that was said; otherwise everybody whom the explorer lets through.
+    pub fn allow(&self) -> Option<&[CallerPattern]> {
+        self.allow.as_deref()
+    }
+
+    /// Whether it is compressed, where that was said. One that didn't say is not.
+    pub fn compression(&self) -> Option<ServiceCompression> {
+        self.compression
     }
 }
 
@@ -300,11 +351,28 @@ impl FromStr for Probe {
     }
 }
 
-/// Keys of an entry behind its address.
-const KEYS: [&str; 3] = ["framing", "path", "probe"];
+/// A compression nobody knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ServiceCompressionError(String);
 
-/// Keys that later versions have, so that an entry written for them is not called a typing error.
-const LATER: [&str; 2] = ["allow", "compression"];
+impl FromStr for ServiceCompression {
+    type Err = ServiceCompressionError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.trim() {
+            "lz4" => Ok(Self::Lz4),
+            "off" => Ok(Self::Off),
+            other => Err(ServiceCompressionError(format!(
+                "compression \"{}\" is not lz4 or off",
+                sanitize(other, 64)
+            ))),
+        }
+    }
+}
+
+/// Keys of an entry behind its address.
+const KEYS: [&str; 5] = ["framing", "path", "probe", "compression", "allow"];
 
 /// A path as it stands in the first line of an HTTP request.
 fn check_path(path: &str) -> Result<Box<str>, String> {
@@ -319,9 +387,6 @@ fn check_path(path: &str) -> Result<Box<str>, String> {
 }
 
 fn unknown_key(key: &str) -> String {
-    if LATER.contains(&key) {
-        return format!("key \"{key}\" is not in this version; leave it out");
-    }
     let written = sanitize(key, 64);
     match nearest(key, KEYS) {
         Some(meant) => format!("unknown key \"{written}\"; did you mean \"{meant}\"?"),
@@ -372,6 +437,31 @@ mod tests {
     }
 
     #[test]
+    fn a_service_is_compressed_only_if_it_says_so() {
+        for (entry, compression) in [
+            ("log=80", None),
+            ("log=80,compression=lz4", Some(ServiceCompression::Lz4)),
+            ("log=80,framing=raw,compression=off", Some(ServiceCompression::Off)),
+        ] {
+            assert_eq!(Service::parse(entry).unwrap().compression(), compression, "{entry}");
+        }
+        let service = Service::parse("log=80").unwrap().with_compression(ServiceCompression::Lz4);
+        assert_eq!(service.compression(), Some(ServiceCompression::Lz4));
+    }
+
+    #[test]
+    fn the_callers_of_a_service_are_named_one_by_one() {
+        let shown = |entry: &str| {
+            let service = Service::parse(entry).unwrap_or_else(|error| panic!("{error}"));
+            service.allow().map(|callers| callers.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        assert_eq!(shown("rpc=80"), None);
+        let both = shown("rpc=80,allow=ann,framing=raw,allow=node:edge-*");
+        assert_eq!(both, Some(vec!["ann".into(), "node:edge-*".into()]));
+        assert_eq!(Service::parse("rpc=80").unwrap().with_allow(Vec::new()).allow(), Some([].as_slice()));
+    }
+
+    #[test]
     fn refusals_say_what_and_what_instead() {
         for (entry, part) in [
             ("ssh", "write NAME=ADDRESS"),
@@ -394,10 +484,16 @@ mod tests {
             ("rpc=80,framing=http,framing=raw", "given twice"),
             ("rpc=80,framng=http", "unknown key \"framng\"; did you mean \"framing\"?"),
             ("rpc=80,Probe=off", "did you mean \"probe\"?"),
-            ("rpc=80,colour=red", "unknown key \"colour\"; there are framing, path, probe"),
+            (
+                "rpc=80,colour=red",
+                "unknown key \"colour\"; there are framing, path, probe, compression, allow",
+            ),
             ("rpc=80,probe=no", "probe \"no\" is not on or off"),
             ("rpc=80,probe=on,probe=off", "given twice"),
-            ("rpc=80,compression=lz4", "not in this version"),
+            ("rpc=80,compression=zstd", "is not lz4 or off"),
+            ("rpc=80,compression=lz4,compression=lz4", "given twice"),
+            ("rpc=80,allow=", "write a user's name"),
+            ("rpc=80,allow=admin:ann", "is no kind of caller"),
             ("rpc=80,path=rpc", "is none"),
             ("rpc=80,path=", "is none"),
             ("rpc=80,path=/a b", "is none"),

@@ -9,8 +9,8 @@
 use std::{sync::Arc, time::Duration};
 
 use reachback_link::{
-    Address, Admission, Congestion, ControlInbox, Incoming, ListenAddress, Listener, MemoryBudget, Net,
-    RealNet, Session, SessionConfig, SessionEnd, Transport, greet, session,
+    Address, Admission, Compression, Congestion, ControlInbox, Incoming, ListenAddress, Listener,
+    MemoryBudget, Net, RealNet, Session, SessionConfig, SessionEnd, SessionRules, Transport, greet, session,
 };
 use reachback_wire::{
     ControlMessage, Hello, NodeId, Open, ProtocolRange, Refusal, SessionId, SessionLimits, Target, Welcome,
@@ -82,6 +82,8 @@ impl Peer {
                 stats: Arc::default(),
                 budget: Arc::new(MemoryBudget::new(256 << 20)),
                 congestion: Congestion::default(),
+                compression: Compression::OFF,
+                rules: SessionRules::default(),
             },
         );
         let mut tasks = JoinSet::new();

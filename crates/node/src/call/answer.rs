@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, future::poll_fn, pin::pin, task::Poll};
 use reachback_link::Substream;
 use reachback_wire::{
     Code, RecordKind,
-    limits::{CALL_BODY_MAX, HEAD_MAX, MAX_RECORD_PAYLOAD},
+    limits::{HEAD_MAX, MAX_RECORD_PAYLOAD},
 };
 use serde::Serialize;
 
@@ -20,6 +20,7 @@ pub(super) struct Answer<'a> {
     substream: &'a mut Substream,
     stats: &'a Stats,
     sent: usize,
+    most: usize,
     headed: bool,
 }
 
@@ -30,8 +31,22 @@ struct Head<'a> {
 }
 
 impl<'a> Answer<'a> {
-    pub(super) fn new(substream: &'a mut Substream, stats: &'a Stats) -> Self {
-        Self { substream, stats, sent: 0, headed: false }
+    /// An answer that may have `most` bytes.
+    pub(super) fn new(substream: &'a mut Substream, stats: &'a Stats, most: usize) -> Self {
+        Self { substream, stats, sent: 0, most, headed: false }
+    }
+
+    /// How many bytes it may have.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// What a caller is told whose answer has more.
+    pub(super) fn too_large(&self) -> Trouble {
+        let most = self.most;
+        let text =
+            format!("the answer of the service is larger than {most} bytes; use a stream for bulk data");
+        Trouble::Failed(Code::TooLarge, text)
     }
 
     /// Waits for `work`, or for the caller to give up.
@@ -104,17 +119,10 @@ impl<'a> Answer<'a> {
 
     fn take_in(&mut self, bytes: usize) -> Result<(), Trouble> {
         self.sent += bytes;
-        if self.sent > CALL_BODY_MAX {
-            return Err(too_large());
+        if self.sent > self.most {
+            return Err(self.too_large());
         }
         add(&self.stats.bytes_from_services, bytes as u64);
         Ok(())
     }
-}
-
-/// What a caller is told whose answer is too long.
-pub(super) fn too_large() -> Trouble {
-    let text =
-        format!("the answer of the service is larger than {CALL_BODY_MAX} bytes; use a stream for bulk data");
-    Trouble::Failed(Code::TooLarge, text)
 }

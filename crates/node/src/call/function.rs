@@ -6,18 +6,14 @@
 use std::sync::Arc;
 
 use reachback_link::Inbound;
-use reachback_wire::{Open, ServiceName, limits::CALL_BODY_MAX, text::sanitize};
+use reachback_wire::{Open, ServiceName, text::sanitize};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value, value::RawValue};
 use tokio::sync::mpsc;
 
-use super::{
-    Time, Trouble,
-    answer::{Answer, too_large},
-    conclude,
-    request::Request,
-};
+use super::{Time, Trouble, answer::Answer, conclude, request::Request, within};
 use crate::{
+    grants::Lease,
     limits::BATCH_MAX,
     rpc::{CallHandler, Context, Invocation, RpcError},
     serve::{Desk, Visited},
@@ -36,12 +32,14 @@ pub(crate) async fn serve(
     open: &Open,
     service: &ServiceName,
     handler: &dyn CallHandler,
+    lease: Option<Lease>,
 ) -> Result<(), Visited> {
     let time = Time::of(open);
     let (mut substream, ()) = inbound.answer(async { Ok(()) }).await?;
     count(&desk.stats.calls_served);
     let exchange = async {
-        let Request { head, body, room } = Request::read(&mut substream, &desk.bodies.requests).await?;
+        let Request { head, body, room } =
+            Request::read(&mut substream, &desk.bodies.requests, desk.bodies.most).await?;
         add(&desk.stats.bytes_to_services, body.len() as u64);
         let context = Arc::new(Context {
             service: service.clone(),
@@ -49,12 +47,12 @@ pub(crate) async fn serve(
             headers: head.headers,
             deadline: time.deadline,
         });
-        let mut answer = Answer::new(&mut substream, &desk.stats);
+        let mut answer = Answer::new(&mut substream, &desk.stats, desk.bodies.most);
         let answered = carry_out(handler, &context, head.stream, &body, &mut answer).await;
         drop(room);
         answered
     };
-    let outcome = time.limit(exchange).await;
+    let outcome = time.limit(within(lease, exchange)).await;
     conclude(desk, service, time, substream, outcome).await
 }
 
@@ -104,8 +102,8 @@ async fn batch(
             texts.extend_from_slice(&text);
         }
         // The whole of it must fit into an answer, so it is not gathered any further than that.
-        if texts.len() > CALL_BODY_MAX {
-            return Err(too_large());
+        if texts.len() > answer.most() {
+            return Err(answer.too_large());
         }
     }
     if texts.is_empty() {

@@ -23,13 +23,7 @@ use reachback_wire::{
 };
 use tokio::task::JoinSet;
 
-use super::{
-    Trouble,
-    answer::{Answer, too_large},
-    items::Items,
-    request::Request,
-    scan::Scanner,
-};
+use super::{Trouble, answer::Answer, items::Items, request::Request, scan::Scanner};
 use crate::service::Service;
 
 /// One POST and its answer.
@@ -83,7 +77,7 @@ async fn pass_on(
         let Ok(piece) = frame.into_data() else { continue };
         match &mut items {
             Some(items) => {
-                for item in items.push(&piece).map_err(|_| too_large())? {
+                for item in items.push(&piece).map_err(|_| answer.too_large())? {
                     answer.item(&item).await?;
                 }
             }

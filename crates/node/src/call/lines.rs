@@ -30,7 +30,7 @@ use self::{
 };
 use super::{
     Reach, Trouble,
-    answer::{Answer, too_large},
+    answer::Answer,
     envelope::{self, Unit},
     request::{Request, UNIT},
 };
@@ -191,7 +191,7 @@ async fn await_answer(
                 answer.data(&text).await
             }
         }
-        Ok(Outcome::TooLarge) => Err(too_large()),
+        Ok(Outcome::TooLarge) => Err(answer.too_large()),
         Ok(Outcome::Lost(reason)) => {
             let text = format!("the connection to service {service} was lost: {reason}");
             Err(Trouble::Failed(Code::Lost, text))

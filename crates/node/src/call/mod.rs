@@ -36,6 +36,7 @@ pub(crate) use self::lines::Lines;
 use self::{answer::Answer, lines::Connection, request::Request};
 use crate::{
     catalogue::Declared,
+    grants::Lease,
     limits,
     serve::{Desk, Visited, dial_time},
     service::{Framing, Service},
@@ -50,12 +51,16 @@ pub(crate) struct Bodies {
     answers: Arc<Semaphore>,
     /// What services said of their own accord to callers that have not read it yet.
     notices: Arc<Semaphore>,
+    /// What one request or one answer may have, in bytes.
+    most: usize,
 }
 
 impl Bodies {
-    pub(crate) fn new() -> Self {
+    /// For calls of which each direction may have `most` bytes, though never more than both ends have agreed on.
+    pub(crate) fn new(most: usize) -> Self {
         let room = || Arc::new(Semaphore::new(limits::CALL_BODIES / request::UNIT));
-        Self { requests: room(), answers: room(), notices: room() }
+        let most = most.min(wire_limits::CALL_BODY_MAX);
+        Self { requests: room(), answers: room(), notices: room(), most }
     }
 }
 
@@ -106,6 +111,7 @@ pub(crate) async fn serve(
     open: &Open,
     declared: &Declared,
     address: &Address,
+    lease: Option<Lease>,
 ) -> Result<(), Visited> {
     let time = Time::of(open);
     let reach = Reach { desk, declared, address };
@@ -119,7 +125,8 @@ pub(crate) async fn serve(
     };
     let (mut substream, way) = inbound.answer(connecting).await?;
     count(&desk.stats.calls_served);
-    let outcome = time.limit(exchange(reach, way, time.deadline, &mut substream)).await;
+    let exchanged = within(lease, exchange(reach, way, time.deadline, &mut substream));
+    let outcome = time.limit(exchanged).await;
     conclude(desk, declared.service.name(), time, substream, outcome).await
 }
 
@@ -141,6 +148,19 @@ impl Time {
 
     async fn limit<T>(self, work: impl Future<Output = T>) -> Result<T, Elapsed> {
         timeout_at(self.deadline, work).await
+    }
+}
+
+/// A call that a grant lets in ends with it.
+async fn within(
+    lease: Option<Lease>,
+    work: impl Future<Output = Result<(), Trouble>>,
+) -> Result<(), Trouble> {
+    let Some(lease) = lease else { return work.await };
+    tokio::select! {
+        biased;
+        outcome = work => outcome,
+        over = lease.end() => Err(Trouble::Failed(over.code, over.message)),
     }
 }
 
@@ -186,10 +206,11 @@ async fn exchange(
     deadline: Instant,
     substream: &mut Substream,
 ) -> Result<(), Trouble> {
-    let request = Request::read(substream, &reach.desk.bodies.requests).await?;
+    let bodies = &reach.desk.bodies;
+    let request = Request::read(substream, &bodies.requests, bodies.most).await?;
     let stats = &reach.desk.stats;
     add(&stats.bytes_to_services, request.body.len() as u64);
-    let mut answer = Answer::new(substream, stats);
+    let mut answer = Answer::new(substream, stats, bodies.most);
     match way {
         Way::Http(transport) => http::call(transport, reach.service(), request, &mut answer).await?,
         Way::Raw(transport) => raw::call(transport, reach.service().name(), request, &mut answer).await?,

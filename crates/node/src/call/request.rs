@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use reachback_link::Substream;
-use reachback_wire::{Code, Record, limits::CALL_BODY_MAX, text::sanitize};
+use reachback_wire::{Code, Record, text::sanitize};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -35,8 +35,12 @@ pub(super) struct Head {
 }
 
 impl Request {
-    /// Reads up to the caller's `End`.
-    pub(super) async fn read(substream: &mut Substream, rooms: &Arc<Semaphore>) -> Result<Self, Trouble> {
+    /// Reads up to the caller's `End`, a body of at most `most` bytes.
+    pub(super) async fn read(
+        substream: &mut Substream,
+        rooms: &Arc<Semaphore>,
+        most: usize,
+    ) -> Result<Self, Trouble> {
         let mut request = Self { head: Head::default(), body: Vec::new(), room: None };
         loop {
             match substream.next().await? {
@@ -48,10 +52,9 @@ impl Request {
                 }
                 Record::Data(bytes) | Record::Item(bytes) => {
                     let length = request.body.len() + bytes.len();
-                    if length > CALL_BODY_MAX {
-                        let text = format!(
-                            "the request is larger than {CALL_BODY_MAX} bytes; use a stream for bulk data"
-                        );
+                    if length > most {
+                        let text =
+                            format!("the request is larger than {most} bytes; use a stream for bulk data");
                         return Err(Trouble::Failed(Code::TooLarge, text));
                     }
                     make_room(rooms, &mut request.room, length)?;
@@ -94,6 +97,8 @@ fn make_room(
 
 #[cfg(test)]
 mod tests {
+    use reachback_wire::limits::CALL_BODY_MAX;
+
     use super::*;
     use crate::limits::CALL_BODIES;
 

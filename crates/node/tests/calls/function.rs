@@ -125,7 +125,14 @@ async fn a_function_learns_who_calls_with_what_and_for_how_long() {
     });
     let program = Program::new(service.unwrap()).await;
     let mut open = open(limit);
-    open.caller = Some(Caller { role: Role::Client, id: "ann".into(), session: None, address: None });
+    open.caller = Some(Caller {
+        role: Role::Client,
+        id: "ann".into(),
+        name: None,
+        granted: false,
+        session: None,
+        address: None,
+    });
     let mut substream = within("the open", program.peer.session.open(open)).await.unwrap();
     let head = json!({"headers": {"X-Hero-Context": "c1", "x-b": "2"}});
     substream.send(RecordKind::Head, head.to_string().as_bytes()).await.unwrap();

@@ -45,11 +45,17 @@ struct Answer {
 impl World {
     /// `keys` of the service, such as `framing=raw`.
     async fn new(keys: &str) -> Self {
+        Self::with(keys, |_| {}).await
+    }
+
+    /// The same with a configuration of one's own.
+    async fn with(keys: &str, change: impl FnOnce(&mut NodeConfig)) -> Self {
         let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let entry = format!("rpc={},{keys}", service.local_addr().unwrap());
         let mut hub = Hub::bind().await;
         let mut config = NodeConfig::new(node_id("edge-7"), vec![hub.address()]).unwrap();
         config.random = Random::seeded(5);
+        change(&mut config);
         let config = config.with_service(entry.parse::<Service>().unwrap()).unwrap();
         let stats = config.stats.clone();
         let node = Node::start(config, Arc::new(RealNet)).unwrap();
@@ -203,6 +209,38 @@ async fn a_request_too_large_or_taken_back_never_reaches_a_service() {
         }
         assert!(world.nobody_dialled().await);
     }
+}
+
+#[tokio::test]
+async fn an_operator_may_say_how_large_a_message_can_be() {
+    const MOST: usize = 100_000;
+    for framing in ["http", "raw", "lines"] {
+        let world = World::with(&format!("framing={framing}"), |config| config.max_message = MOST).await;
+        let end = call(&world.session(), PATIENCE, &request_of(MOST + 1)).await.unwrap_err();
+        assert_eq!(end.code(), Code::TooLarge, "{framing}: {end}");
+        assert!(end.to_string().contains("100000 bytes"), "{end}");
+        if framing != "raw" {
+            continue;
+        }
+        drop(world.accept().await);
+        let session = world.session();
+        for (size, fits) in [(MOST, true), (MOST + 1, false)] {
+            let request = request_of(MOST);
+            let (outcome, ()) = tokio::join!(call(&session, PATIENCE, &request), async {
+                let mut socket = world.accept().await;
+                read_until(&mut socket, &request).await;
+                // Whoever is told that it is too much does not take all of it.
+                drop(socket.write_all(&answer_of(size)).await);
+            });
+            match outcome {
+                Ok(answer) => assert!(fits && answer.body.len() == MOST),
+                Err(end) => assert!(!fits && end.code() == Code::TooLarge, "{end}"),
+            }
+        }
+    }
+    let all = World::with("framing=raw", |config| config.max_message = usize::MAX).await;
+    let end = call(&all.session(), PATIENCE, &request_of(CALL_BODY_MAX + 1)).await.unwrap_err();
+    assert_eq!(end.code(), Code::TooLarge, "what both ends agreed on holds all the same: {end}");
 }
 
 #[tokio::test]
