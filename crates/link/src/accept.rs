@@ -2,9 +2,19 @@
 //!
 //! An accept loop only accepts: what it passes on is a raw socket bound to no runtime, so that the connection can
 //! live on whichever runtime has room. Everything that takes time or can be attacked happens there.
+//!
+//! The last descriptors of a process are not for strangers: who is in needs some, to reach a service or to write to disk.
+//! A process that accepts until there are none can only fail.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
+};
 
+use reachback_wire::limits;
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::DuplexStream,
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
@@ -85,19 +95,22 @@ impl Listener {
         Self { kind: Kind::Memory(connections, name.into()) }
     }
 
-    /// The next connection.
+    /// The next connection. One that would take the last descriptors of the process is closed.
     ///
     /// # Errors
-    /// What accept(2) says; [`pause_after`] tells whether to wait before the next call.
+    /// What accept(2) says, or that there are no descriptors left for this; [`pause_after`] tells whether to wait before the
+    /// next call.
     pub async fn accept(&mut self) -> io::Result<Accepted> {
         match &mut self.kind {
             Kind::Tcp(listener) => {
                 let (socket, peer) = listener.accept().await?;
+                leave_some(socket.as_raw_fd())?;
                 let peer = PeerAddress::Tcp(SocketAddr::new(peer.ip().to_canonical(), peer.port()));
                 Ok(Accepted { socket: RawSocket(Raw::Tcp(socket.into_std()?)), peer })
             }
             Kind::Unix(listener, _) => {
                 let (socket, _) = listener.accept().await?;
+                leave_some(socket.as_raw_fd())?;
                 let credentials = socket.peer_cred().ok();
                 let peer = PeerAddress::Unix {
                     uid: credentials.map(|c| c.uid()),
@@ -158,6 +171,17 @@ impl LocalAddress {
             Self::Unix(_) | Self::Memory(_) => None,
         }
     }
+}
+
+/// Refuses a descriptor that is among the last. New ones get the lowest number that is free, so the number says how many
+/// are in use.
+fn leave_some(descriptor: RawFd) -> io::Result<()> {
+    let Some(limit) = getrlimit(Resource::Nofile).current else { return Ok(()) };
+    let reserve = limits::DESCRIPTORS_RESERVED.min(limit / 4);
+    if u64::try_from(descriptor).unwrap_or_default() < limit - reserve {
+        return Ok(());
+    }
+    Err(io::Error::from_raw_os_error(libc::EMFILE))
 }
 
 impl fmt::Display for LocalAddress {

@@ -35,11 +35,38 @@ pub trait Net: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealNet;
 
+/// The operating system's network, with a time of one's own for connecting.
+#[derive(Debug, Clone, Copy)]
+pub struct TimedNet {
+    connect_timeout: Duration,
+}
+
+impl TimedNet {
+    /// Connecting to the last address of a name takes at most this long; the ones before it have a moment each. The lookup
+    /// of the name is not counted: where the first name server is dead it takes as long as all the rest.
+    #[must_use]
+    pub fn new(connect_timeout: Duration) -> Self {
+        Self { connect_timeout }
+    }
+}
+
 impl Net for RealNet {
+    fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<Transport>> {
+        Box::pin(async move { TimedNet::new(limits::CONNECT_TIMEOUT).connect(to).await })
+    }
+
+    fn listen<'a>(&'a self, on: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>> {
+        Box::pin(async move { TimedNet::new(limits::CONNECT_TIMEOUT).listen(on).await })
+    }
+}
+
+impl Net for TimedNet {
     fn connect<'a>(&'a self, to: &'a Address) -> BoxFuture<'a, io::Result<Transport>> {
         Box::pin(async move {
             match to {
-                Address::Tcp { host, port } => Ok(connect_tcp(host, *port).await?.into()),
+                Address::Tcp { host, port } => {
+                    Ok(connect_tcp(host, *port, self.connect_timeout).await?.into())
+                }
                 Address::Unix(path) => Ok(UnixStream::connect(path).await?.into()),
             }
         })
@@ -60,23 +87,30 @@ impl Net for RealNet {
 }
 
 /// Connects to `host:port`, every address in turn; one that stays silent gives way to the next after a moment, so a
-/// dead IPv6 route in front does not eat the whole deadline.
+/// dead IPv6 route in front does not eat the whole deadline. The last one has `limit`.
 ///
 /// # Errors
 /// The last address's error, or the name's.
-pub async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+async fn connect_tcp(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
     let Some((last, others)) = addresses.split_last() else {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address")));
     };
     for address in others {
-        match tokio::time::timeout(limits::CONNECT_NEXT_ADDRESS, TcpStream::connect(address)).await {
+        let moment = limit.min(limits::CONNECT_NEXT_ADDRESS);
+        match tokio::time::timeout(moment, TcpStream::connect(address)).await {
             Ok(Ok(socket)) => return Ok(socket),
             Ok(Err(error)) => tracing::debug!(%address, %error, "address failed, trying the next"),
             Err(_) => tracing::debug!(%address, "address silent, trying the next"),
         }
     }
-    TcpStream::connect(last).await
+    match tokio::time::timeout(limit, TcpStream::connect(last)).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            let what = format!("{last} did not answer within {limit:?}; is a firewall dropping packets?");
+            Err(io::Error::new(io::ErrorKind::TimedOut, what))
+        }
+    }
 }
 
 /// Whether this machine has the address: what is dialled there is dialled here. Asks the kernel, which binds to
@@ -135,6 +169,29 @@ pub fn pause_after(error: &io::Error) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A listener whose queue is full drops what comes next, as a firewall does.
+    #[tokio::test]
+    async fn connecting_to_an_address_that_never_answers_ends_in_time() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let deaf = listener.local_addr().unwrap();
+        let to: Address = deaf.to_string().parse().unwrap();
+        let mut queue = Vec::new();
+        let net = TimedNet::new(Duration::from_millis(300));
+        let (begun, error) = loop {
+            let begun = tokio::time::Instant::now();
+            match net.connect(&to).await {
+                Ok(taken) => queue.push(taken),
+                Err(error) => break (begun, error),
+            }
+            assert!(queue.len() < 100, "the queue has no end");
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
+        assert!(error.to_string().contains("within 300ms"), "{error}");
+        assert!(begun.elapsed() >= Duration::from_millis(300));
+    }
 
     #[test]
     fn this_machine_is_known_by_its_addresses() {

@@ -23,14 +23,28 @@ pub fn interactive(socket: &TcpStream) {
 ///   macOS) that wait remains.
 pub fn tunnel(socket: &TcpStream) {
     unsent_limit(socket, limits::NOTSENT_LOWAT);
+    watch_over(socket, Some(limits::KEEPALIVE_IDLE), limits::TCP_USER_TIMEOUT);
+}
+
+/// How the kernel finds out that a path is dead: after `idle` without traffic it asks, and again a few times within as
+/// much again; or, without `idle`, never. What nobody has acknowledged for `unacknowledged` ends the connection.
+pub(crate) fn watch_over(socket: &TcpStream, idle: Option<Duration>, unacknowledged: Duration) {
     let socket = SockRef::from(socket);
-    let keepalive =
-        TcpKeepalive::new().with_time(limits::KEEPALIVE_IDLE).with_interval(limits::KEEPALIVE_INTERVAL);
+    match idle {
+        Some(idle) => {
+            // At the usual 15 s this is the usual 5 s.
+            let every = (idle / limits::KEEPALIVE_RETRIES).max(Duration::from_secs(1));
+            let keepalive = TcpKeepalive::new().with_time(idle).with_interval(every);
+            #[cfg(target_os = "linux")]
+            let keepalive = keepalive.with_retries(limits::KEEPALIVE_RETRIES);
+            note("keepalive", socket.set_tcp_keepalive(&keepalive));
+        }
+        None => note("keepalive", socket.set_keepalive(false)),
+    }
     #[cfg(target_os = "linux")]
-    let keepalive = keepalive.with_retries(limits::KEEPALIVE_RETRIES);
-    note("keepalive", socket.set_tcp_keepalive(&keepalive));
-    #[cfg(target_os = "linux")]
-    note("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(limits::TCP_USER_TIMEOUT)));
+    note("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(unacknowledged)));
+    #[cfg(not(target_os = "linux"))]
+    let _ = unacknowledged;
 }
 
 /// How many unsent bytes the kernel may hold. Only Linux is told.

@@ -2,7 +2,7 @@
 //!
 //! A dead link sends no notice: whoever waits for an error waits for ever. And a link may be dead in one
 //! direction only, or so full that answers crawl. So there are two clocks: *inbound*, no byte at all for two
-//! heartbeats is death; *outbound*, a heartbeat of ours unanswered for two heartbeats makes the session late
+//! heartbeats (or for as long as an operator grants) is death; *outbound*, a heartbeat of ours unanswered for two heartbeats makes the session late
 //! while other bytes still come, and unanswered for six it is dead whatever comes.
 //!
 //! The owner reports what arrived and asks [`Liveness::poll`] at [`Liveness::next_deadline`]; there are no
@@ -61,6 +61,8 @@ pub enum Pulse {
 #[derive(Clone, Debug)]
 pub struct Liveness {
     heartbeat: Duration,
+    /// Silence for this long is death.
+    silence: Duration,
     last_byte: Duration,
     next_heartbeat: Duration,
     next_seq: u64,
@@ -79,8 +81,10 @@ impl Liveness {
     /// from one millisecond on; what a peer may propose is checked in the handshake.
     #[must_use]
     pub fn new(heartbeat: Duration, now: Duration) -> Self {
+        let heartbeat = heartbeat.clamp(SHORTEST, NEVER);
         Self {
-            heartbeat: heartbeat.clamp(SHORTEST, NEVER),
+            heartbeat,
+            silence: heartbeat.saturating_mul(SILENT_AFTER),
             last_byte: now,
             next_heartbeat: now,
             next_seq: 1,
@@ -89,6 +93,14 @@ impl Liveness {
             recovered: false,
             died: None,
         }
+    }
+
+    /// The same, with more patience for a silent peer; less than two heartbeats is taken for these. A peer that is silent
+    /// answers nothing either, so missing answers kill no sooner.
+    #[must_use]
+    pub fn with_silence(mut self, silence: Duration) -> Self {
+        self.silence = silence.clamp(self.heartbeat.saturating_mul(SILENT_AFTER), NEVER);
+        self
     }
 
     /// Something arrived, whatever it was.
@@ -122,7 +134,7 @@ impl Liveness {
             None => self.late_at(),
             Some(since) => self.dead_at(since),
         };
-        let silent = self.after(self.last_byte, SILENT_AFTER);
+        let silent = self.silent_at();
         unanswered.unwrap_or(silent).min(silent).min(self.next_heartbeat)
     }
 
@@ -134,7 +146,7 @@ impl Liveness {
         if self.died.is_some() {
             return None;
         }
-        if now >= self.after(self.last_byte, SILENT_AFTER) {
+        if now >= self.silent_at() {
             return Some(self.die(now, Death::Silent(now - self.last_byte)));
         }
         if std::mem::take(&mut self.recovered) {
@@ -178,6 +190,10 @@ impl Liveness {
         self.unanswered.front().map(|(_, sent)| *sent)
     }
 
+    fn silent_at(&self) -> Duration {
+        self.last_byte.saturating_add(self.silence)
+    }
+
     fn late_at(&self) -> Option<Duration> {
         self.oldest().map(|sent| self.after(sent, LATE_AFTER))
     }
@@ -185,7 +201,8 @@ impl Liveness {
     /// When missing answers kill a session that has been late since then.
     fn dead_at(&self, late_since: Duration) -> Option<Duration> {
         let full_lateness = self.after(late_since, UNANSWERED_AFTER - LATE_AFTER);
-        self.oldest().map(|sent| self.after(sent, UNANSWERED_AFTER).max(full_lateness))
+        let patience = |sent: Duration| sent.saturating_add(self.silence);
+        self.oldest().map(|sent| self.after(sent, UNANSWERED_AFTER).max(full_lateness).max(patience(sent)))
     }
 
     fn after(&self, start: Duration, heartbeats: u32) -> Duration {

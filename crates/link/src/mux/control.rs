@@ -2,7 +2,8 @@
 //!
 //! Heartbeats are answered here, so a busy owner never makes a healthy peer look dead. Everything else is handed to
 //! the owner through a bounded queue; while that is full, control is not read, and its stream window holds the peer
-//! back.
+//! back. A peer that sends more of them than any healthy one needs costs work that nobody else can bound, so it loses
+//! its session.
 
 use std::task::{Context, Poll};
 
@@ -10,7 +11,7 @@ use reachback_wire::{
     Code, ControlMessage, FrameDecoder, FrameType, HeartbeatAck, Open, OpenKind, Opened, Refusal, Stage,
     frame, limits,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::PollSender;
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     session::Shared,
     substream::{Outgoing, Raw},
 };
-use crate::Side;
+use crate::{BucketRules, Side, TokenBucket};
 
 /// The owner's end of control: everything but heartbeats, in order.
 #[derive(Debug)]
@@ -31,6 +32,9 @@ impl ControlInbox {
     }
 }
 
+/// How many frames a peer may send.
+const FRAMES: BucketRules = BucketRules::every(limits::CONTROL_FRAMES_BURST, limits::CONTROL_FRAMES_EVERY);
+
 /// The driver's end.
 pub(super) struct Control {
     raw: Raw,
@@ -40,6 +44,7 @@ pub(super) struct Control {
     writing: Option<Outgoing>,
     inbox: PollSender<Box<ControlMessage>>,
     held: Option<Box<ControlMessage>>,
+    allowance: TokenBucket,
 }
 
 #[derive(PartialEq, Eq)]
@@ -74,7 +79,8 @@ impl Control {
             }
             Side::Acceptor => (Phase::OpenExpected, Stage::OpenExpected, Vec::new()),
         };
-        Self { raw, frames: FrameDecoder::new(stage), phase, out, writing: None, inbox, held: None }
+        let allowance = TokenBucket::full(Instant::now());
+        Self { raw, frames: FrameDecoder::new(stage), phase, out, writing: None, inbox, held: None, allowance }
     }
 
     /// Queues a message, heartbeats in front of nothing: control is one ordered stream.
@@ -132,6 +138,14 @@ impl Control {
                 Ok(None) => return None,
                 Err(error) => return Some(Event::Broken(error.code(), format!("on control: {error}"))),
             };
+            if self.allowance.take(FRAMES, Instant::now()).is_err() {
+                let message = format!(
+                    "more than {} control frames at once and one every {:?} is more than a healthy peer sends",
+                    limits::CONTROL_FRAMES_BURST,
+                    limits::CONTROL_FRAMES_EVERY
+                );
+                return Some(Event::Broken(Code::RateLimited, message));
+            }
             match self.phase {
                 Phase::OpenExpected => match frame.parse::<Open>() {
                     Ok(open) if open.kind == OpenKind::Control => {
