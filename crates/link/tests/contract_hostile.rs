@@ -18,7 +18,7 @@ use reachback_wire::{
     Code, ControlMessage, FrameType, HeartbeatAck, Open, Opened, Record, RecordKind, Refusal, Replaced,
     frame::{self, MAGIC},
     limits,
-    record::{encode_end, record_header},
+    record::{encode_end, encode_reset, record_header},
 };
 use tokio::time::Instant;
 
@@ -475,16 +475,16 @@ async fn records_that_are_none_cost_their_substream() {
     let two_ends = [encode_end(None), encode_end(None)].concat();
     let after_the_end = [encode_end(None), record(RecordKind::Data, b"more")].concat();
     for side in SIDES {
-        for (name, bytes) in [
-            ("an unknown type", vec![9, 0, 0, 1, 0]),
-            ("compression that was not agreed", vec![0x80, 0, 0, 4, 1, 2, 3, 4]),
-            ("a byte more than a record holds", vec![0, 0, 0xff, 0xfd]),
-            ("16 MiB, announced", vec![0, 0xff, 0xff, 0xff]),
-            ("an end of 64 KiB", vec![1, 0, 0xff, 0xff]),
-            ("an end that is no JSON", vec![1, 0, 0, 2, b'{', b'{']),
-            ("a reset without a code", vec![2, 0, 0, 2, 0, 0]),
-            ("data after the end", after_the_end.clone()),
-            ("a second end", two_ends.clone()),
+        for (name, expected, bytes) in [
+            ("an unknown type", Code::BadFrame, vec![9, 0, 0, 1, 0]),
+            ("compression that was not announced", Code::Compression, vec![0x80, 0, 0, 4, 1, 2, 3, 4]),
+            ("a byte more than a record holds", Code::TooLarge, vec![0, 0, 0xff, 0xfd]),
+            ("16 MiB, announced", Code::TooLarge, vec![0, 0xff, 0xff, 0xff]),
+            ("an end of 64 KiB", Code::TooLarge, vec![1, 0, 0xff, 0xff]),
+            ("an end that is no JSON", Code::BadFrame, vec![1, 0, 0, 2, b'{', b'{']),
+            ("a reset without a code", Code::BadFrame, vec![2, 0, 0, 2, 0, 0]),
+            ("data after the end", Code::BadFrame, after_the_end.clone()),
+            ("a second end", Code::BadFrame, two_ends.clone()),
         ] {
             let what = format!("{name}, {side:?}");
             let mut scene = Scene::new(side).await;
@@ -497,9 +497,12 @@ async fn records_that_are_none_cost_their_substream() {
                 let gone = soon(&what, futures::future::poll_fn(|cx| substream.poll_gone(cx))).await;
                 told = Err(gone);
             }
-            let Err(StreamEnd::Protocol(text)) = told else { panic!("{what}: {told:?}") };
+            let Err(StreamEnd::Protocol(code, text)) = told else { panic!("{what}: {told:?}") };
+            assert_eq!(code, expected, "{what}");
             assert!(!text.is_empty() && !text.contains(char::is_control), "{what}: {text:?}");
             drop(substream);
+            let last = scene.peer.recv_until(|frame| frame.stream == id && !frame.body.is_empty()).await;
+            assert_eq!(last.body, encode_reset(code, &text), "{what}: the sender is told");
             scene.peer.recv_until(|frame| frame.stream == id && frame.flags & RST != 0).await;
             scene.goes_on(&what).await;
         }

@@ -12,14 +12,19 @@ use common::{
     raw::{RawPeer, SYN, WINDOW, data, header},
     read_all, received, soon, until,
 };
-use reachback_link::{MemoryBudget, Side, StreamEnd, Transport};
+use reachback_link::{Compression, MemoryBudget, SessionRules, Side, StreamEnd, Transport};
 use reachback_wire::{Code, RecordKind, limits, record::record_header};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Duration,
 };
 
-const SLOW: Settings = Settings { heartbeat: Duration::from_secs(3600), max_open: 8 };
+const SLOW: Settings = Settings {
+    heartbeat: Duration::from_secs(3600),
+    max_open: 8,
+    compression: Compression::OFF,
+    rules: SessionRules::USUAL,
+};
 
 #[tokio::test]
 async fn a_reset_at_any_byte_of_a_frame_loses_its_session_and_frees_all_it_held() {

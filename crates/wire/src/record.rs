@@ -11,10 +11,10 @@
 //! | = LZ4     |           |
 //! ```
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
-use crate::{Code, brief::cut, chunks::Chunks, limits, text::sanitize};
+use crate::{Code, brief::cut, chunks::Chunks, limits, lz4, text::sanitize};
 
 pub use crate::limits::MAX_RECORD_PAYLOAD;
 
@@ -64,7 +64,16 @@ impl RecordKind {
         }
     }
 
-    /// The longest payload, in bytes.
+    /// Whether its payload may be compressed. A [`Head`](Self::Head) may not: its secrets would lie beside what strangers
+    /// choose, and the size of the two compressed together tells of both.
+    pub fn may_be_compressed(self) -> bool {
+        match self {
+            Self::Data | Self::Item => true,
+            Self::End | Self::Reset | Self::Head => false,
+        }
+    }
+
+    /// The longest payload, in bytes; the same for what is compressed and for what comes out of it.
     pub fn limit(self) -> usize {
         match self {
             Self::Data | Self::Item => limits::MAX_RECORD_PAYLOAD,
@@ -123,6 +132,23 @@ pub fn record_header(kind: RecordKind, len: usize) -> [u8; RECORD_HEADER_LEN] {
     [kind.number(), a, b, c]
 }
 
+/// A record with its payload compressed; `None` if that would not be smaller, or if this kind never is.
+///
+/// `payload` is at most [`MAX_RECORD_PAYLOAD`]; that is the caller's to keep.
+pub fn encode_compressed(kind: RecordKind, payload: &[u8]) -> Option<BytesMut> {
+    if !kind.may_be_compressed() {
+        return None;
+    }
+    let mut record = BytesMut::from(&[0; RECORD_HEADER_LEN][..]);
+    if !lz4::compress(payload, &mut record) {
+        return None;
+    }
+    let mut header = record_header(kind, record.len() - RECORD_HEADER_LEN);
+    header[0] |= LZ4;
+    record[..RECORD_HEADER_LEN].copy_from_slice(&header);
+    Some(record)
+}
+
 /// An `End` record. A long message is cut to fit.
 pub fn encode_end(status: Option<&EndStatus>) -> Vec<u8> {
     let payload = status.map_or_else(Vec::new, end_payload);
@@ -161,13 +187,26 @@ pub struct RecordDecoder {
     bytes: Chunks,
     state: State,
     over: Over,
+    lz4: bool,
 }
 
 /// Where in a record the input stands.
 #[derive(Debug, Clone, Copy)]
 enum State {
     Header,
-    Payload { kind: RecordKind, left: usize },
+    Payload {
+        kind: RecordKind,
+        left: usize,
+    },
+    /// As [`State::Payload`], and it has to be decompressed.
+    Compressed {
+        kind: RecordKind,
+        len: usize,
+    },
+    /// The payload could not be decompressed.
+    Broken {
+        kind: RecordKind,
+    },
 }
 
 /// Which end has passed.
@@ -181,7 +220,14 @@ enum Over {
 impl RecordDecoder {
     /// A decoder at the begin of a direction.
     pub fn new(delivery: Delivery) -> Self {
-        Self { delivery, bytes: Chunks::default(), state: State::Header, over: Over::No }
+        Self { delivery, bytes: Chunks::default(), state: State::Header, over: Over::No, lz4: false }
+    }
+
+    /// The same, for a direction that may have compressed records. They are handed out as if they were not.
+    #[must_use]
+    pub fn with_lz4(mut self) -> Self {
+        self.lz4 = true;
+        self
     }
 
     /// Adds what arrived.
@@ -199,9 +245,8 @@ impl RecordDecoder {
             match self.state {
                 State::Header => {
                     let Some(header) = self.bytes.peek::<RECORD_HEADER_LEN>() else { return Ok(None) };
-                    let (kind, left) = self.read_header(header)?;
+                    self.state = self.read_header(header)?;
                     self.bytes.skip(RECORD_HEADER_LEN);
-                    self.state = State::Payload { kind, left };
                 }
                 State::Payload { kind: kind @ (RecordKind::Data | RecordKind::Item), left }
                     if self.delivery == Delivery::Streamed =>
@@ -227,6 +272,19 @@ impl RecordDecoder {
                     self.state = State::Header;
                     return self.read_payload(kind, payload).map(Some);
                 }
+                State::Compressed { kind, len } => {
+                    let Some(payload) = self.bytes.take(len) else { return Ok(None) };
+                    // What comes behind a payload that is lost must not look like what comes behind its predecessor.
+                    self.state = State::Broken { kind };
+                    let plain = lz4::decompress(&payload, kind.limit())
+                        .map_err(|reason| RecordError::Lz4 { kind, reason })?;
+                    self.state = State::Header;
+                    return self.read_payload(kind, plain).map(Some);
+                }
+                State::Broken { kind } => {
+                    let reason = "it has been refused already".to_owned();
+                    return Err(RecordError::Lz4 { kind, reason });
+                }
             }
         }
     }
@@ -242,7 +300,7 @@ impl RecordDecoder {
     }
 
     /// Judges a header before any of its payload is waited for.
-    fn read_header(&self, [number, a, b, c]: [u8; 4]) -> Result<(RecordKind, usize), RecordError> {
+    fn read_header(&self, [number, a, b, c]: [u8; 4]) -> Result<State, RecordError> {
         let compressed = number & LZ4 != 0;
         let number = number & !LZ4;
         let kind = RecordKind::from_number(number).ok_or(RecordError::UnknownKind { number })?;
@@ -253,8 +311,11 @@ impl RecordDecoder {
             Over::Ended => return Err(RecordError::AfterEnd { kind, end: RecordKind::End }),
             Over::Reset => return Err(RecordError::AfterEnd { kind, end: RecordKind::Reset }),
         }
-        if compressed {
+        if compressed && !self.lz4 {
             return Err(RecordError::Compressed { kind });
+        }
+        if compressed && !kind.may_be_compressed() {
+            return Err(RecordError::NeverCompressed { kind });
         }
         let len = u32::from_be_bytes([0, a, b, c]);
         let len = usize::try_from(len).unwrap_or(usize::MAX);
@@ -264,7 +325,7 @@ impl RecordDecoder {
         if kind == RecordKind::Reset && len < RESET_CODE_LEN {
             return Err(RecordError::ShortReset { len });
         }
-        Ok((kind, len))
+        Ok(if compressed { State::Compressed { kind, len } } else { State::Payload { kind, left: len } })
     }
 
     fn read_payload(&mut self, kind: RecordKind, payload: Bytes) -> Result<Record, RecordError> {
@@ -294,11 +355,25 @@ pub enum RecordError {
         /// Its number.
         number: u8,
     },
-    /// A compressed record, which this version never announces.
+    /// A compressed record where none was announced.
     #[error("a compressed {kind:?} record came, but compression was not announced for this substream")]
     Compressed {
         /// What is compressed.
         kind: RecordKind,
+    },
+    /// A compressed record of a kind that is never compressed.
+    #[error("a compressed {kind:?} record came; only Data and Item are ever compressed")]
+    NeverCompressed {
+        /// What is compressed.
+        kind: RecordKind,
+    },
+    /// A compressed payload that can't be decompressed.
+    #[error("the payload of the compressed {kind:?} record can't be used: {reason}")]
+    Lz4 {
+        /// What is compressed.
+        kind: RecordKind,
+        /// What is wrong with it.
+        reason: String,
     },
     /// Longer than its kind may be.
     #[error("a {kind:?} record of {len} bytes; at most {limit} are allowed")]
@@ -338,7 +413,7 @@ impl RecordError {
     /// What to tell the peer.
     pub fn code(&self) -> Code {
         match self {
-            Self::Compressed { .. } => Code::Compression,
+            Self::Compressed { .. } | Self::NeverCompressed { .. } | Self::Lz4 { .. } => Code::Compression,
             Self::TooLarge { .. } => Code::TooLarge,
             Self::UnknownKind { .. }
             | Self::ShortReset { .. }
@@ -500,6 +575,45 @@ mod tests {
         assert_eq!(error(&[2, 0, 0, 3]), RecordError::ShortReset { len: 3 });
         for end in [&b"\x01\x00\x00\x02{}"[..], b"\x01\x00\x00\x01x", b"\x01\x00\x00\x01\xff"] {
             assert!(matches!(error(end), RecordError::Json { kind: RecordKind::End, .. }));
+        }
+    }
+
+    #[test]
+    fn compressed_records_are_read_where_they_were_announced_and_are_whole() {
+        let text = b"again and again and again and again and again and again";
+        let packed = encode_compressed(RecordKind::Item, text).unwrap();
+        assert!(packed.len() < RECORD_HEADER_LEN + text.len() && packed[0] == 0x84);
+        assert_eq!(error(&packed), RecordError::Compressed { kind: RecordKind::Item });
+
+        let mut decoder = RecordDecoder::new(Delivery::Streamed).with_lz4();
+        decoder.push(Bytes::copy_from_slice(&packed[..packed.len() - 1]));
+        assert_eq!(decoder.next(), Ok(None), "half of a block is nothing");
+        assert!(!decoder.is_between_records() && decoder.buffered() == packed.len() - 1 - RECORD_HEADER_LEN);
+        decoder.push(Bytes::copy_from_slice(&packed[packed.len() - 1..]));
+        decoder.push(encode_end(None).into());
+        assert_eq!(decoder.next(), Ok(Some(Record::Item(Bytes::from_static(text)))));
+        assert_eq!(decoder.next(), Ok(Some(Record::End(None))));
+    }
+
+    #[test]
+    fn heads_and_ends_are_never_compressed() {
+        for kind in [RecordKind::Head, RecordKind::End, RecordKind::Reset] {
+            assert_eq!(encode_compressed(kind, &[b'x'; 1000]), None);
+            let mut decoder = RecordDecoder::new(Delivery::Streamed).with_lz4();
+            decoder.push(Bytes::copy_from_slice(&[kind.number() | LZ4, 0, 0, 9]));
+            let error = decoder.next().unwrap_err();
+            assert_eq!((error.code(), &error), (Code::Compression, &RecordError::NeverCompressed { kind }));
+        }
+    }
+
+    #[test]
+    fn nothing_is_handed_out_behind_a_payload_that_is_lost() {
+        let mut decoder = RecordDecoder::new(Delivery::Streamed).with_lz4();
+        decoder.push(Bytes::from_static(b"\x80\0\0\x08\xff\xff\xff\xff\x1fx\x01\0"));
+        decoder.push(Bytes::from_static(b"\0\0\0\x01y"));
+        for _ in 0..2 {
+            let error = decoder.next().unwrap_err();
+            assert_eq!(error.code(), Code::Compression, "{error}");
         }
     }
 

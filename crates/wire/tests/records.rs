@@ -8,12 +8,26 @@ use proptest::{collection::vec, option, prelude::*};
 use reachback_wire::{
     Code, Delivery, EndStatus, Record, RecordDecoder, RecordError, RecordKind,
     limits::{END_TEXT_MAX, HEAD_MAX, MAX_RECORD_PAYLOAD},
-    record::{RECORD_HEADER_LEN, encode_end, encode_head, encode_reset, record_header},
+    record::{RECORD_HEADER_LEN, encode_compressed, encode_end, encode_head, encode_reset, record_header},
 };
 use serde_json::json;
 
 fn decode(delivery: Delivery, bytes: &[u8], cuts: &[usize]) -> Result<Vec<Record>, RecordError> {
-    let mut decoder = RecordDecoder::new(delivery);
+    decode_by(RecordDecoder::new(delivery), delivery, HEAD_MAX, bytes, cuts)
+}
+
+/// As [`decode`], where records may be compressed.
+fn decode_lz4(delivery: Delivery, bytes: &[u8], cuts: &[usize]) -> Result<Vec<Record>, RecordError> {
+    decode_by(RecordDecoder::new(delivery).with_lz4(), delivery, MAX_RECORD_PAYLOAD, bytes, cuts)
+}
+
+fn decode_by(
+    mut decoder: RecordDecoder,
+    delivery: Delivery,
+    most: usize,
+    bytes: &[u8],
+    cuts: &[usize],
+) -> Result<Vec<Record>, RecordError> {
     let mut records = Vec::new();
     for piece in pieces(bytes, cuts) {
         decoder.push(piece);
@@ -21,7 +35,7 @@ fn decode(delivery: Delivery, bytes: &[u8], cuts: &[usize]) -> Result<Vec<Record
             records.push(record);
         }
         let most = match delivery {
-            Delivery::Streamed => HEAD_MAX,
+            Delivery::Streamed => most,
             Delivery::Whole => MAX_RECORD_PAYLOAD,
         };
         assert!(decoder.buffered() < most, "keeps {} bytes", decoder.buffered());
@@ -44,6 +58,16 @@ fn encode(record: &Record) -> Vec<u8> {
             encode_reset(Code::from_number(*code).expect("made from a code"), text)
         }
     }
+}
+
+/// The same with what may be and gains by it compressed.
+fn encode_lz4(record: &Record) -> Vec<u8> {
+    let compressed = match record {
+        Record::Data(payload) => encode_compressed(RecordKind::Data, payload),
+        Record::Item(payload) => encode_compressed(RecordKind::Item, payload),
+        Record::Head(_) | Record::End(_) | Record::Reset { .. } => None,
+    };
+    compressed.map_or_else(|| encode(record), |compressed| compressed.to_vec())
 }
 
 fn payload() -> impl Strategy<Value = Bytes> {
@@ -101,6 +125,36 @@ proptest! {
         let read = decode(Delivery::Streamed, &bytes, &cuts).unwrap();
         prop_assert!(!read.contains(&Record::Data(Bytes::new())));
         prop_assert_eq!(joined(read), joined(records));
+    }
+
+    #[test]
+    fn compressed_records_round_trip(records in direction(), cuts in cuts()) {
+        let bytes: Vec<u8> = records.iter().flat_map(encode_lz4).collect();
+        prop_assert_eq!(decode_lz4(Delivery::Whole, &bytes, &cuts).unwrap(), records.clone());
+        prop_assert_eq!(joined(decode_lz4(Delivery::Streamed, &bytes, &cuts).unwrap()), joined(records));
+    }
+
+    /// A damaged block is refused or holds as many bytes as it claims, and never more than a record.
+    #[test]
+    fn damaged_blocks_are_bounded(
+        payload in payload(),
+        damage in vec((any::<proptest::sample::Index>(), 0..8_u32), 1..4),
+    ) {
+        let Some(compressed) = encode_compressed(RecordKind::Data, &payload) else { return Ok(()) };
+        let mut bytes = compressed.to_vec();
+        for (at, bit) in damage {
+            let at = RECORD_HEADER_LEN + at.index(bytes.len() - RECORD_HEADER_LEN);
+            bytes[at] ^= 1 << bit;
+        }
+        match decode_lz4(Delivery::Whole, &bytes, &[]) {
+            Ok(records) => {
+                let claimed = u32::from_le_bytes(bytes[4..8].try_into().unwrap());
+                let [Record::Data(plain)] = &records[..] else { panic!("{records:?}") };
+                prop_assert_eq!(plain.len(), claimed as usize);
+                prop_assert!(plain.len() <= MAX_RECORD_PAYLOAD);
+            }
+            Err(error) => prop_assert_eq!(error.code(), Code::Compression, "{}", error),
+        }
     }
 
     /// Whatever comes, in whatever pieces: the same outcome and no panic.

@@ -48,9 +48,10 @@ pub enum StreamEnd {
     /// The session ended before the substream did: the outcome of what was sent is unknown.
     #[error("the connection was lost: {0}")]
     Lost(SessionEnd),
-    /// The peer sent what is no record.
-    #[error("the peer broke the protocol: {0}")]
-    Protocol(String),
+    /// The peer sent what is no record, or none that may come now. It has been told so with this code, if the window
+    /// took it.
+    #[error("the peer broke the protocol: {1}")]
+    Protocol(Code, String),
     /// We cut it off, because the peer filled the memory it may use and nobody read.
     #[error("more was sent than may wait unread")]
     OverBudget,
@@ -65,7 +66,7 @@ impl StreamEnd {
             // Whoever used the name before the new holder is told so, instead of being left to wonder.
             Self::Lost(end) if end.code == Code::Replaced => Code::Replaced,
             Self::Lost(_) => Code::Lost,
-            Self::Protocol(_) => Code::BadFrame,
+            Self::Protocol(code, _) => *code,
             Self::OverBudget => Code::Saturated,
         }
     }

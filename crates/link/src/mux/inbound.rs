@@ -34,6 +34,8 @@ pub struct Incoming(pub(super) mpsc::Receiver<Box<Raw>>);
 pub struct Inbound {
     raw: Box<Raw>,
     frames: FrameDecoder,
+    /// From what size on records may be compressed, if the `Open` announced it.
+    lz4: Option<usize>,
     answered: bool,
 }
 
@@ -53,7 +55,7 @@ impl Incoming {
     /// The next one; `None` once the session is over. Cancel-safe.
     pub async fn next(&mut self) -> Option<Inbound> {
         let raw = self.0.recv().await?;
-        Some(Inbound { raw, frames: FrameDecoder::new(Stage::OpenExpected), answered: false })
+        Some(Inbound { raw, frames: FrameDecoder::new(Stage::OpenExpected), lz4: None, answered: false })
     }
 }
 
@@ -140,7 +142,7 @@ impl Inbound {
                 stats::count(&self.raw.shared().stats.substreams_accepted);
                 self.raw.release();
                 self.raw.counted();
-                Ok((Substream::new(*self.raw, early.freeze(), None), value))
+                Ok((Substream::new(*self.raw, early.freeze(), None, self.lz4), value))
             }
             Err(refusal) => {
                 self.answer_with(FrameType::Refused, &refusal).await;
@@ -171,6 +173,7 @@ impl Inbound {
             let message = "control is the dialer's first substream, the only one of its kind";
             return Err(NoOpen::Malformed(Refusal::new(Code::BadFrame, message)));
         }
+        self.lz4 = self.raw.shared().announced(&open);
         Ok(open)
     }
 

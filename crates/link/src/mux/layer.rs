@@ -509,7 +509,7 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
-    use crate::{Congestion, MemoryBudget, SessionConfig, Side, Stats};
+    use crate::{Compression, Congestion, MemoryBudget, SessionConfig, SessionRules, Side, Stats};
 
     #[derive(Default)]
     struct Woken(AtomicUsize);
@@ -530,6 +530,8 @@ mod tests {
             stats: Arc::new(Stats::default()),
             budget: Arc::new(MemoryBudget::new(usize::MAX)),
             congestion: Congestion::default(),
+            compression: Compression::OFF,
+            rules: SessionRules::default(),
         });
         // One frame after the other on a stream that nobody knows.
         let mut frame = vec![0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0x40, 0];

@@ -80,11 +80,12 @@ pub(super) struct Answered {
     pub(super) unsent: Option<Outgoing>,
 }
 
-/// Sends `Open`, then what comes early, and reads frames until the answer.
+/// Sends `Open`, then what comes early (compressed from `lz4` bytes on), and reads frames until the answer.
 pub(super) async fn negotiate(
     raw: &mut Raw,
     open: &Open,
     mut early: Option<&mut Early<'_>>,
+    lz4: Option<usize>,
 ) -> Result<Answered, OpenError> {
     let mut answers = FrameDecoder::new(Stage::OpenReply);
     let mut sending = Some(Outgoing::framed(frame::encode(FrameType::Open, open)));
@@ -102,6 +103,9 @@ pub(super) async fn negotiate(
                 }
                 continue;
             };
+            if let Some(min_size) = lz4 {
+                bytes.compress(min_size);
+            }
             match raw.poll_write(cx, bytes) {
                 Poll::Ready(Ok(())) => sending = None,
                 Poll::Ready(Err(StreamEnd::Lost(end))) => return Poll::Ready(Err(OpenError::Lost(end))),

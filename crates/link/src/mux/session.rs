@@ -16,7 +16,7 @@ use std::{
 
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
-use reachback_wire::{Code, ControlMessage, Open, limits, record::RECORD_HEADER_LEN};
+use reachback_wire::{Code, ControlMessage, Open, OpenKind, limits, lz4, record::RECORD_HEADER_LEN};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch},
     time::{Instant, timeout_at},
@@ -30,7 +30,7 @@ use super::{
     substream::Raw,
 };
 use crate::{
-    Congestion, Side,
+    Compression, Congestion, SessionRules, Side,
     memory::MemoryBudget,
     stats::{self, Stats},
 };
@@ -50,6 +50,10 @@ pub struct SessionConfig {
     pub budget: Arc<MemoryBudget>,
     /// Which congestion control the connection should have.
     pub congestion: Congestion,
+    /// What both ends agreed on: [`Compression::with_peer`] of what the peer named.
+    pub compression: Compression,
+    /// How it watches over its connection.
+    pub rules: SessionRules,
 }
 
 /// How alive the peer is.
@@ -82,6 +86,7 @@ pub(super) struct Shared {
     rtt_us: AtomicU64,
     /// Bytes that a record should have at most on this path.
     record_size: AtomicUsize,
+    compression: Compression,
     requests: Requests,
     permits: Arc<Semaphore>,
     max_open: u32,
@@ -154,7 +159,8 @@ impl Session {
             let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
             open.deadline_ms = Some(u64::try_from(left).unwrap_or(u64::MAX));
         }
-        let answer = match timeout_at(deadline, negotiate(&mut raw, &open, early)).await {
+        let lz4 = self.shared.announce(&mut open);
+        let answer = match timeout_at(deadline, negotiate(&mut raw, &open, early, lz4)).await {
             Ok(answer) => answer,
             Err(_) => Err(OpenError::Timeout),
         };
@@ -162,7 +168,7 @@ impl Session {
             Ok(Answered { rest, unsent }) => {
                 stats::count(&self.shared.stats.substreams_opened);
                 raw.counted();
-                Ok(Substream::new(*raw, rest, unsent))
+                Ok(Substream::new(*raw, rest, unsent, lz4))
             }
             Err(error) => {
                 if matches!(error, OpenError::Refused(_)) {
@@ -322,6 +328,7 @@ impl Shared {
             stands: watch::Sender::new(false),
             rtt_us: AtomicU64::new(0),
             record_size: AtomicUsize::new(limits::RECORD_MAX),
+            compression: config.compression,
             requests: Requests::default(),
             permits: Arc::new(Semaphore::new(config.max_open as usize)),
             max_open: config.max_open,
@@ -333,6 +340,27 @@ impl Shared {
     /// What the driver is asked for.
     pub(super) fn requests(&self) -> &Requests {
         &self.requests
+    }
+
+    /// Says in our own open what was agreed, and from what size on the records of its substream are compressed then.
+    fn announce(&self, open: &mut Open) -> Option<usize> {
+        if self.compression.enabled && self.compression.every_open {
+            open.compression = Some(lz4::NAME.to_owned());
+        }
+        let lz4 = self.announced(open);
+        if lz4.is_none() {
+            open.compression = None;
+        }
+        lz4
+    }
+
+    /// From what size on the records of the substream that is opened by this may be compressed, if they may be.
+    pub(super) fn announced(&self, open: &Open) -> Option<usize> {
+        let possible = match open.kind {
+            OpenKind::Stream | OpenKind::Call => self.compression.enabled,
+            OpenKind::Control => false,
+        };
+        (possible && open.announces_lz4()).then_some(self.compression.min_size)
     }
 
     /// Bytes of payload that a record should have at most on this path.

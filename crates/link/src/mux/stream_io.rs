@@ -136,7 +136,7 @@ fn into_io_error(end: StreamEnd) -> io::Error {
             io::ErrorKind::ConnectionReset
         }
         StreamEnd::Lost(_) => io::ErrorKind::ConnectionAborted,
-        StreamEnd::Protocol(_) => io::ErrorKind::InvalidData,
+        StreamEnd::Protocol(..) => io::ErrorKind::InvalidData,
     };
     io::Error::new(kind, end)
 }

@@ -8,6 +8,7 @@
 //! while its peer fills our memory.
 
 use std::{
+    collections::VecDeque,
     future::poll_fn,
     io,
     pin::Pin,
@@ -32,6 +33,8 @@ use crate::stats;
 pub struct Substream {
     raw: Raw,
     records: RecordDecoder,
+    /// Payloads from this size on are sent compressed, and compressed ones are taken.
+    lz4: Option<usize>,
     /// Our own unfinished record of [`Substream::send`], finished first by the next call if that one was cancelled.
     unsent: Option<Outgoing>,
     sent_end: bool,
@@ -42,6 +45,10 @@ pub struct Substream {
 pub struct Outgoing {
     bytes: BytesMut,
     from: usize,
+    /// Bytes of payload, however few are sent for them.
+    payload_len: usize,
+    /// Compressed, or seen to be better left as it is.
+    settled: bool,
 }
 
 /// The stream under the records, as the crate sees it.
@@ -51,7 +58,8 @@ pub(super) struct Raw {
     shared: Arc<Shared>,
     /// Frames are released in the ledger as they are read, or all at once when the early phase is over.
     hold: bool,
-    held: Vec<usize>,
+    held: VecDeque<usize>,
+    held_bytes: usize,
     partly_written: bool,
     outcome: Outcome,
 }
@@ -71,13 +79,19 @@ enum Outcome {
 }
 
 impl Substream {
-    /// `early` was received before it was open; `unsent` was begun and is sent before anything else.
-    pub(super) fn new(raw: Raw, early: Bytes, unsent: Option<Outgoing>) -> Self {
+    /// `early` was received before it was open; `unsent` was begun and is sent before anything else. With a size in `lz4`
+    /// records may be compressed, and are from that size on.
+    pub(super) fn new(mut raw: Raw, early: Bytes, unsent: Option<Outgoing>, lz4: Option<usize>) -> Self {
         let mut records = RecordDecoder::new(Delivery::Streamed);
+        if lz4.is_some() {
+            records = records.with_lz4();
+            // What is compressed waits here until it is whole.
+            raw.hold();
+        }
         if !early.is_empty() {
             records.push(early);
         }
-        Self { raw, records, unsent, sent_end: false, received_end: false }
+        Self { raw, records, lz4, unsent, sent_end: false, received_end: false }
     }
 
     /// The next record. `Record::End` is handed out once, then the direction is [`StreamEnd::Finished`]. Cancel-safe.
@@ -110,7 +124,11 @@ impl Substream {
         let mut piece = pieces.next().unwrap_or_default();
         loop {
             poll_fn(|cx| self.poll_unsent(cx)).await?;
-            self.unsent = Some(Outgoing::record(kind, piece));
+            let mut record = Outgoing::record(kind, piece);
+            if let Some(min_size) = self.lz4 {
+                record.compress(min_size);
+            }
+            self.unsent = Some(record);
             poll_fn(|cx| self.poll_unsent(cx)).await?;
             match pieces.next() {
                 Some(next) => piece = next,
@@ -127,6 +145,9 @@ impl Substream {
         ready!(self.poll_unsent(cx))?;
         if self.sent_end {
             return Poll::Ready(Err(StreamEnd::Finished));
+        }
+        if let Some(min_size) = self.lz4 {
+            record.compress(min_size);
         }
         self.raw.poll_write(cx, record)
     }
@@ -162,18 +183,14 @@ impl Substream {
     /// Ends both directions at once. The peer learns the code and the sentence if the window takes them now, and that
     /// it was a reset in any case.
     pub fn reset(mut self, code: Code, text: &str) {
-        if self.unsent.is_none() && !self.raw.partly_written {
-            let mut last = Outgoing::framed(record::encode_reset(code, text));
-            // One try: whether it went or not, the drop below resets.
-            let _ = self.raw.poll_write_now(&mut Context::from_waker(Waker::noop()), &mut last);
-        }
+        self.say_reset(code, text);
     }
 
     /// After the peer's `End`: ready when it takes back what it asked for, lets go of what we still send, or the
     /// session ends.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<StreamEnd> {
         match ready!(self.poll_record(cx)) {
-            Ok(_) => Poll::Ready(StreamEnd::Protocol("records after the end".into())),
+            Ok(_) => Poll::Ready(StreamEnd::Protocol(Code::BadFrame, "records after the end".into())),
             Err(end) => Poll::Ready(end),
         }
     }
@@ -209,7 +226,11 @@ impl Substream {
 
     fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Record, StreamEnd>> {
         loop {
-            match self.records.next() {
+            let next = self.records.next();
+            if self.lz4.is_some() {
+                self.raw.release_but(self.records.buffered());
+            }
+            match next {
                 Ok(Some(Record::Reset { code, text })) => {
                     let code = Code::from_number(code).unwrap_or(Code::Internal);
                     let text = text::sanitize(&text, limits::END_TEXT_MAX);
@@ -221,10 +242,22 @@ impl Substream {
                     return Poll::Ready(Ok(record));
                 }
                 Ok(None) => {}
-                Err(error) => return Poll::Ready(Err(StreamEnd::Protocol(error.to_string()))),
+                Err(error) => {
+                    let (code, what) = (error.code(), error.to_string());
+                    self.say_reset(code, &what);
+                    return Poll::Ready(Err(StreamEnd::Protocol(code, what)));
+                }
             }
             let bytes = ready!(self.raw.poll_read(cx))?;
             self.records.push(bytes);
+        }
+    }
+
+    /// One try: whether it went or not, the drop that follows resets.
+    fn say_reset(&mut self, code: Code, text: &str) {
+        if self.unsent.is_none() && !self.raw.partly_written {
+            let mut last = Outgoing::framed(record::encode_reset(code, text));
+            let _ = self.raw.poll_write_now(&mut Context::from_waker(Waker::noop()), &mut last);
         }
     }
 
@@ -263,7 +296,7 @@ impl Outgoing {
         let mut bytes = BytesMut::with_capacity(record::RECORD_HEADER_LEN + payload.len());
         bytes.extend_from_slice(&record::record_header(kind, payload.len()));
         bytes.extend_from_slice(payload);
-        Self { bytes, from: 0 }
+        Self { bytes, from: 0, payload_len: payload.len(), settled: false }
     }
 
     /// A `Data` record of what one read of at most `most` bytes gives, the header in front of it in the same buffer, so
@@ -284,7 +317,7 @@ impl Outgoing {
         let n = ready!(poll_read_buf(pipe, cx, &mut room))?;
         let mut bytes = room.into_inner();
         bytes[..record::RECORD_HEADER_LEN].copy_from_slice(&record::record_header(RecordKind::Data, n));
-        Poll::Ready(Ok((n > 0).then_some(Self { bytes, from: 0 })))
+        Poll::Ready(Ok((n > 0).then_some(Self { bytes, from: 0, payload_len: n, settled: false })))
     }
 
     /// The first byte of a record, which says its kind.
@@ -293,19 +326,32 @@ impl Outgoing {
         self.bytes[0]
     }
 
-    /// The payload, if this is a record.
+    /// The payload, if this is a record and not compressed.
     pub(super) fn payload(&self) -> &[u8] {
         &self.bytes[record::RECORD_HEADER_LEN..]
     }
 
-    /// Bytes of payload, if this is a record.
+    /// Bytes of payload, before compression, if this is a record.
     pub fn payload_len(&self) -> usize {
-        self.bytes.len() - record::RECORD_HEADER_LEN
+        self.payload_len
+    }
+
+    /// Compresses a payload of `min_size` bytes or more if that makes it smaller; the second time nothing happens.
+    pub(super) fn compress(&mut self, min_size: usize) {
+        if std::mem::replace(&mut self.settled, true) || self.payload_len < min_size {
+            return;
+        }
+        let compressed = RecordKind::from_number(self.bytes[0])
+            .and_then(|kind| record::encode_compressed(kind, self.payload()));
+        if let Some(compressed) = compressed {
+            self.bytes = compressed;
+        }
     }
 
     /// Bytes that are already framed.
     pub(super) fn framed(bytes: Vec<u8>) -> Self {
-        Self { bytes: bytes.as_slice().into(), from: 0 }
+        let payload_len = bytes.len().saturating_sub(record::RECORD_HEADER_LEN);
+        Self { bytes: bytes.as_slice().into(), from: 0, payload_len, settled: true }
     }
 }
 
@@ -325,7 +371,8 @@ impl Raw {
             id,
             shared: Arc::clone(shared),
             hold: false,
-            held: Vec::new(),
+            held: VecDeque::new(),
+            held_bytes: 0,
             partly_written: false,
             outcome: Outcome::Uncounted,
         }
@@ -346,9 +393,15 @@ impl Raw {
 
     pub(super) fn release(&mut self) {
         self.hold = false;
-        let mut ledger = self.shared.ledger.lock();
-        for body in self.held.drain(..) {
-            ledger.taken(self.id, body);
+        self.release_but(0);
+    }
+
+    /// Lets go in the books of all that was read but the last `kept` bytes, which are still in memory.
+    fn release_but(&mut self, kept: usize) {
+        let mut ledger = None;
+        while let Some(body) = self.held.pop_front_if(|body| self.held_bytes - *body >= kept) {
+            self.held_bytes -= body;
+            ledger.get_or_insert_with(|| self.shared.ledger.lock()).taken(self.id, body);
         }
     }
 
@@ -367,7 +420,8 @@ impl Raw {
             Some(Ok(packet)) => {
                 let body = packet.as_ref().len();
                 if self.hold {
-                    self.held.push(body);
+                    self.held.push_back(body);
+                    self.held_bytes += body;
                 } else {
                     self.shared.ledger.lock().taken(self.id, body);
                 }

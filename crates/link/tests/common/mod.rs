@@ -12,8 +12,8 @@ pub mod bare;
 pub mod raw;
 
 use reachback_link::{
-    Congestion, ControlInbox, Inbound, Incoming, MemoryBudget, Session, SessionConfig, SessionEnd, Side,
-    Stats, StreamEnd, Substream, Transport, session,
+    Compression, Congestion, ControlInbox, Inbound, Incoming, MemoryBudget, Session, SessionConfig,
+    SessionEnd, SessionRules, Side, Stats, StreamEnd, Substream, Transport, session,
 };
 use reachback_wire::{Open, Record, RecordKind, Target};
 use tokio::task::JoinHandle;
@@ -38,11 +38,18 @@ impl Drop for End {
 pub struct Settings {
     pub heartbeat: Duration,
     pub max_open: u32,
+    pub compression: Compression,
+    pub rules: SessionRules,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_secs(10), max_open: 1024 }
+        Self {
+            heartbeat: Duration::from_secs(10),
+            max_open: 1024,
+            compression: Compression::default(),
+            rules: SessionRules::default(),
+        }
     }
 }
 
@@ -63,6 +70,8 @@ pub fn end_within(transport: Transport, side: Side, settings: &Settings, budget:
         stats: Arc::clone(&stats),
         budget: Arc::clone(&budget),
         congestion: Congestion::default(),
+        compression: settings.compression,
+        rules: settings.rules,
     };
     let (session, incoming, control, driver) = session(transport, config);
     End { session, incoming, control, stats, budget, driver: tokio::spawn(driver) }
