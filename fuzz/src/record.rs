@@ -1,26 +1,29 @@
-//! Records: cuts and the way of handing out don't matter, little is held, and ends are final.
+//! Records: cuts and the way of handing out don't matter, little is held, ends are final, and what is compressed holds
+//! what it claims or nothing.
 
 use bytes::Bytes;
 use reachback_wire::{
     Code, Delivery, Record, RecordDecoder, RecordError, RecordKind,
     limits::{END_TEXT_MAX, HEAD_MAX, MAX_RECORD_PAYLOAD},
-    record::{encode_end, encode_reset, record_header},
+    record::{RECORD_HEADER_LEN, encode_compressed, encode_end, encode_reset, record_header},
     text::sanitize,
 };
 
 use super::{Verdict, pieces, situation};
 
-/// The first byte chooses nothing here; it keeps the inputs of all targets alike.
+/// The first byte chooses whether compression was announced.
 ///
 /// # Panics
 /// If a promise is broken.
 pub fn check(input: &[u8]) -> Verdict {
-    let (_, cuts, bytes) = situation(input);
-    let whole = read(Delivery::Whole, bytes, [usize::MAX; 2]);
-    assert_eq!(read(Delivery::Whole, bytes, cuts), whole, "a cut changed the records");
+    let (selector, cuts, bytes) = situation(input);
+    let lz4 = selector % 2 == 1;
+    let read = |delivery, cuts| read(delivery, lz4, bytes, cuts);
+    let whole = read(Delivery::Whole, [usize::MAX; 2]);
+    assert_eq!(read(Delivery::Whole, cuts), whole, "a cut changed the records");
 
-    let streamed = read(Delivery::Streamed, bytes, [usize::MAX; 2]).joined();
-    assert_eq!(read(Delivery::Streamed, bytes, cuts).joined(), streamed, "a cut changed the bytes");
+    let streamed = read(Delivery::Streamed, [usize::MAX; 2]).joined();
+    assert_eq!(read(Delivery::Streamed, cuts).joined(), streamed, "a cut changed the bytes");
     assert_eq!(streamed.error, whole.error);
     assert_eq!(streamed.at_boundary, whole.at_boundary);
     if whole.at_boundary {
@@ -50,22 +53,30 @@ struct Reading {
     at_boundary: bool,
 }
 
-fn read(delivery: Delivery, bytes: &[u8], cuts: [usize; 2]) -> Reading {
+fn read(delivery: Delivery, lz4: bool, bytes: &[u8], cuts: [usize; 2]) -> Reading {
     let mut decoder = RecordDecoder::new(delivery);
+    if lz4 {
+        decoder = decoder.with_lz4();
+    }
     let mut records = Vec::new();
     for piece in pieces(bytes, cuts) {
         decoder.push(piece);
         loop {
             match decoder.next() {
-                Ok(Some(record)) => records.push(record),
+                Ok(Some(record)) => {
+                    if let Record::Data(payload) | Record::Item(payload) = &record {
+                        assert!(payload.len() <= MAX_RECORD_PAYLOAD, "a payload of {} bytes", payload.len());
+                    }
+                    records.push(record);
+                }
                 Ok(None) => break,
                 Err(error) => return Reading { records, error: Some(error), at_boundary: false },
             }
         }
         // What must come in one piece waits for its last byte; the rest is handed out at once.
         let most = match delivery {
-            Delivery::Streamed => HEAD_MAX,
-            Delivery::Whole => MAX_RECORD_PAYLOAD,
+            Delivery::Streamed if !lz4 => HEAD_MAX,
+            Delivery::Streamed | Delivery::Whole => MAX_RECORD_PAYLOAD,
         };
         assert!(decoder.buffered() < most, "holds {} bytes", decoder.buffered());
     }
@@ -121,7 +132,10 @@ fn say_again(record: &Record) {
             None => return,
         },
     };
-    let reading = read(Delivery::Whole, &bytes, [usize::MAX; 2]);
+    if let Record::Data(payload) | Record::Item(payload) = record {
+        squeeze_again(record, payload);
+    }
+    let reading = read(Delivery::Whole, false, &bytes, [usize::MAX; 2]);
     let [read] = &reading.records[..] else { panic!("{record:?} became {reading:?}") };
     match (record, read) {
         // Texts are cut to fit when they are written.
@@ -134,5 +148,15 @@ fn say_again(record: &Record) {
             assert!(text.starts_with(again.as_str()), "{text:?} became {again:?}");
         }
         (record, read) => assert_eq!(read, record),
+    }
+}
+
+/// Writes data compressed, if that makes it smaller, and reads it again.
+fn squeeze_again(record: &Record, payload: &Bytes) {
+    let kind = if matches!(record, Record::Item(_)) { RecordKind::Item } else { RecordKind::Data };
+    if let Some(compressed) = encode_compressed(kind, payload) {
+        assert!(compressed.len() < RECORD_HEADER_LEN + payload.len(), "compressed and not smaller");
+        let reading = read(Delivery::Whole, true, &compressed, [usize::MAX; 2]);
+        assert_eq!(reading.records, [record.clone()]);
     }
 }

@@ -4,7 +4,7 @@
 //! a seed that no longer gets where it was made for would protect nothing.
 
 #[allow(unreachable_pub, reason = "the fuzz targets see it as a crate")]
-#[path = "../../../fuzz/src/lib.rs"]
+#[path = "../../../fuzz/src/wire.rs"]
 mod checks;
 
 use std::{collections::BTreeSet, fs, path::Path};
@@ -13,20 +13,30 @@ use checks::Verdict;
 
 #[test]
 fn frames() {
-    replay("frame", checks::frame::check, 30);
+    replay("frame", checks::frame::check, 30, &["fine", "incomplete", "bad_frame", "too_large"]);
 }
 
 #[test]
 fn records() {
-    replay("record", checks::record::check, 20);
+    replay("record", checks::record::check, 40, &["fine", "incomplete", "bad_frame", "too_large", "compression"]);
 }
 
 #[test]
 fn handshakes() {
-    replay("hello", checks::hello::check, 40);
+    replay("hello", checks::hello::check, 40, &["fine", "incomplete", "bad_frame", "too_large"]);
 }
 
-fn replay(target: &str, check: fn(&[u8]) -> Verdict, at_least: usize) {
+#[test]
+fn join_strings() {
+    replay("join", checks::join::check, 15, &["fine", "incomplete", "bad_frame", "version_mismatch"]);
+}
+
+#[test]
+fn rights() {
+    replay("rights", checks::rights::check, 15, &["fine", "denied", "bad_frame"]);
+}
+
+fn replay(target: &str, check: fn(&[u8]) -> Verdict, at_least: usize, wanted: &[&str]) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
     let mut verdicts = BTreeSet::new();
     let mut seeds = 0;
@@ -40,7 +50,7 @@ fn replay(target: &str, check: fn(&[u8]) -> Verdict, at_least: usize) {
         seeds += 1;
     }
     assert!(seeds >= at_least, "only {seeds} seeds in {}", folder.display());
-    for wanted in ["fine", "incomplete", "bad_frame", "too_large"] {
-        assert!(verdicts.contains(wanted), "no seed of {target} is {wanted}");
+    for wanted in wanted {
+        assert!(verdicts.contains(*wanted), "no seed of {target} is {wanted}");
     }
 }
