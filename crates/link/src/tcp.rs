@@ -1,6 +1,6 @@
 //! What the kernel has measured about a TCP connection (`TCP_INFO`, tcp(7)): the only one who sees the path. And how much
-//! the peer may send ahead of us (`TCP_WINDOW_CLAMP`).
-#![allow(unsafe_code, reason = "no crate in use wraps these two options")]
+//! the peer may send ahead of us (`TCP_WINDOW_CLAMP`, `SO_BUF_LOCK`).
+#![allow(unsafe_code, reason = "no crate in use wraps these options")]
 
 use std::{io, time::Duration};
 
@@ -23,32 +23,62 @@ pub(crate) fn path(socket: &TcpStream) -> io::Result<Path> {
     parse(&read(socket)?).ok_or_else(|| io::ErrorKind::Unsupported.into())
 }
 
-/// Lets the peer have at most so many bytes on the way to us, or in our kernel's queue.
+/// Lets the peer have at most so many bytes on the way to us.
 ///
 /// # Errors
 /// What setsockopt(2) says; `Unsupported` on other systems.
 #[cfg(target_os = "linux")]
 pub(crate) fn clamp_window(socket: &TcpStream, bytes: usize) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
+    set(
+        socket,
+        libc::IPPROTO_TCP,
+        libc::TCP_WINDOW_CLAMP,
+        libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX),
+    )
+}
 
-    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    // SAFETY: the kernel reads one int from `bytes`, which lives until the call is over; the descriptor is open as long as
-    // `socket` is borrowed.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_WINDOW_CLAMP,
-            (&raw const bytes).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// Lets the kernel hold this many received bytes at most, or less where that is more than it lets a socket ask for
+/// (`net.core.rmem_max`); with `None` as many as it likes again, which is how a socket begins.
+///
+/// # Errors
+/// What setsockopt(2) says, also that a kernel before 5.14 can't take it back; `Unsupported` on other systems.
+#[cfg(target_os = "linux")]
+pub(crate) fn hold_receive_room(socket: &TcpStream, bytes: Option<usize>) -> io::Result<()> {
+    // asm-generic/socket.h, which all architectures but four old ones share.
+    const SO_BUF_LOCK: libc::c_int = 72;
+    match bytes {
+        // The kernel doubles what it is asked for.
+        Some(bytes) => socket2::SockRef::from(socket).set_recv_buffer_size(bytes / 2),
+        None => set(socket, libc::SOL_SOCKET, SO_BUF_LOCK, 0),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn clamp_window(_: &TcpStream, _: usize) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn hold_receive_room(_: &TcpStream, _: Option<usize>) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+#[cfg(target_os = "linux")]
+fn set(socket: &TcpStream, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+
+    // SAFETY: the kernel reads one int from `value`, which lives until the call is over; the descriptor is open as long as
+    // `socket` is borrowed.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(target_os = "linux")]

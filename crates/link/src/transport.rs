@@ -124,6 +124,16 @@ impl Transport {
         }
     }
 
+    /// Lets the kernel hold this many received bytes at most, or as many as it likes; nothing for pipes and systems without
+    /// that.
+    pub(crate) fn hold_receive_room(&self, bytes: Option<usize>) {
+        if let Pipe::Tcp(socket) = &self.pipe
+            && let Err(error) = tcp::hold_receive_room(socket, bytes)
+        {
+            tracing::debug!(%error, "the kernel decides how much it holds");
+        }
+    }
+
     /// See [`sockopt::unsent_limit`]; nothing for pipes without one.
     pub(crate) fn set_unsent_limit(&self, bytes: usize) {
         if let Some(socket) = self.tcp() {
@@ -200,6 +210,13 @@ impl Transport {
         let Some(socket) = self.tcp() else { return Err(io::ErrorKind::Unsupported.into()) };
         let name = socket2::SockRef::from(socket).tcp_congestion()?;
         Ok(String::from_utf8_lossy(&name).trim_end_matches('\0').to_owned())
+    }
+
+    /// How many received bytes the kernel may hold.
+    #[cfg(all(test, target_os = "linux"))]
+    pub(crate) fn receive_room(&self) -> io::Result<usize> {
+        let Pipe::Tcp(socket) = &self.pipe else { return Err(io::ErrorKind::Unsupported.into()) };
+        socket2::SockRef::from(socket).recv_buffer_size()
     }
 
     /// How many unsent bytes the kernel may hold.

@@ -7,7 +7,8 @@
 //!
 //! What the other end's kernel has sent and ours has not handed over is in order too. The kernel lets that grow to megabytes
 //! where the reader is the slower one, which on a short path buys nothing: so there the window is what a fast path holds,
-//! and some more.
+//! and some more. That bounds what is on the way; what lies here unread is bounded by the room that the kernel gives the
+//! socket, and on the shortest paths, where a busy second lets it grow to megabytes at once, it is told how much that is.
 //!
 //! A long path that loses packets also wants another congestion control than a short one: BBR does not take a lost
 //! packet for a full line and keeps the queue at the narrowest place short, but costs a factor of two to three where
@@ -59,11 +60,13 @@ pub(crate) struct Tuning {
     decided: bool,
     unsent: usize,
     window: Option<usize>,
+    /// Whether the kernel gives the socket no more room by itself.
+    held: bool,
 }
 
 impl Tuning {
     pub(crate) fn new(congestion: Congestion) -> Self {
-        Self { congestion, decided: false, unsent: limits::NOTSENT_LOWAT, window: None }
+        Self { congestion, decided: false, unsent: limits::NOTSENT_LOWAT, window: None, held: false }
     }
 
     /// Looks at the path and sets what follows from it. Returns the bytes that one record should have at most, if that
@@ -89,6 +92,11 @@ impl Tuning {
         {
             self.window = Some(window);
             transport.clamp_window(window);
+        }
+        let hold = path.min_rtt > Duration::ZERO && path.min_rtt < limits::SHORT_PATH;
+        if hold != self.held {
+            self.held = hold;
+            transport.hold_receive_room(hold.then_some(limits::SHORT_WINDOW));
         }
         // On a short path a sample says more about who had the processor than about the path.
         let rate = path.rate.filter(|_| path.min_rtt >= limits::LONG_PATH)?;
@@ -194,6 +202,9 @@ mod tests {
         impossible.follow(&near);
         assert_eq!(near.congestion().unwrap(), "reno");
         assert!(tuning.window.is_some_and(|window| window < limits::LONG_WINDOW));
+        let room = near.receive_room().unwrap();
+        assert!(tuning.held && room <= limits::SHORT_WINDOW, "{room}");
+        near.hold_receive_room(None);
         near.set_unsent_limit(20_000);
         assert_eq!(near.unsent_limit().unwrap(), 20_000);
     }

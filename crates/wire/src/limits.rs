@@ -251,6 +251,10 @@ pub const NOTSENT_LOWAT_MAX: usize = 256 * KIB;
 /// millisecond of the fastest machines.
 pub const SHORT_WINDOW: usize = 512 * KIB;
 
+/// Below this round-trip time [`SHORT_WINDOW`] is enough for [`FAST_PATH`], even where the kernel gives less of it: this
+/// machine, or the same rack.
+pub const SHORT_PATH: Duration = Duration::from_micros(300);
+
 /// The fastest path that is planned for, in bytes per second: 10 Gbit/s.
 pub const FAST_PATH: u64 = 1_250_000_000;
 
