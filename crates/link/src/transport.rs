@@ -127,7 +127,7 @@ impl Transport {
     /// Lets the kernel hold this many received bytes at most, or as many as it likes; nothing for pipes and systems without
     /// that.
     pub(crate) fn hold_receive_room(&self, bytes: Option<usize>) {
-        if let Pipe::Tcp(socket) = &self.pipe
+        if let Some(socket) = self.tcp()
             && let Err(error) = tcp::hold_receive_room(socket, bytes)
         {
             tracing::debug!(%error, "the kernel decides how much it holds");
