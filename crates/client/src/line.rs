@@ -10,7 +10,7 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use reachback_link::{
     Address, Compression, Congestion, ControlInbox, DialError, Driver, Established, Incoming, ListenAddress,
-    Listener, MemoryBudget, Net, Pulse, Reconnect, ReconnectRules, Session, SessionConfig, SessionRules,
+    Listener, MemoryBudget, Net, Pulse, Reconnect, ReconnectRules, RulesError, Session, SessionConfig, SessionRules,
     Side, Stats, Transport, session,
 };
 use reachback_wire::{Code, NodeId, SessionId, Welcome};
@@ -141,6 +141,9 @@ pub enum LineError {
     /// No chance for delays.
     #[error(transparent)]
     Random(#[from] RandomError),
+    /// Its rules can't be.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
     /// It was told after how many attempts to give up.
     #[error(
         "{to}: given up after {attempts} failed attempts, as reconnect.max_attempts says; the last one: {reason}"
@@ -161,6 +164,8 @@ impl Line {
     /// # Errors
     /// [`LineError`] says why it ended by itself.
     pub async fn run(mut self, tenant: &mut dyn Tenant) -> Result<(), LineError> {
+        self.reconnect.check()?;
+        self.rules.check()?;
         let mut reconnect = Reconnect::new(self.identity.seed()?, self.reconnect);
         let mut outcome = Ok(());
         let stop = self.stop.clone();

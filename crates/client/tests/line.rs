@@ -140,6 +140,18 @@ async fn a_line_gives_up_only_if_it_was_told_when() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rules_that_make_no_sense_end_a_line_before_it_dials() {
+    let (dialled, mut dials) = mpsc::unbounded_channel();
+    let net = Scripted { steps: Mutex::default(), dials: dialled };
+    let mut options = ClientOptions::new("ann".parse().unwrap(), Random::seeded(11)).unwrap();
+    options.reconnect.multiplier = f64::NAN;
+    let line = Reconnecting::start(Arc::new(net), "hub".parse().unwrap(), options);
+    let mut ended = line.states();
+    while ended.changed().await.is_ok() {}
+    assert!(dials.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_silent_network_fails_after_10_s_and_is_tried_again() {
     let mut stage = Stage::new([Step::Hang]);
     let first = stage.dial().await;

@@ -80,7 +80,16 @@ impl Control {
             Side::Acceptor => (Phase::OpenExpected, Stage::OpenExpected, Vec::new()),
         };
         let allowance = TokenBucket::full(Instant::now());
-        Self { raw, frames: FrameDecoder::new(stage), phase, out, writing: None, inbox, held: None, allowance }
+        Self {
+            raw,
+            frames: FrameDecoder::new(stage),
+            phase,
+            out,
+            writing: None,
+            inbox,
+            held: None,
+            allowance,
+        }
     }
 
     /// Queues a message, heartbeats in front of nothing: control is one ordered stream.

@@ -69,6 +69,7 @@ const FIRST_PROBE: u64 = 1 << 63;
 pub fn session(transport: Transport, config: SessionConfig) -> (Session, Incoming, ControlInbox, Driver) {
     let shared = Shared::new(&config);
     stats::count(&config.stats.sessions_started);
+    transport.watch_over(config.rules, config.heartbeat);
     let layer = Arc::new(Mutex::new(Layer::new(transport, Arc::clone(&shared))));
     let mode = match config.side {
         Side::Dialer => yamux::Mode::Client,
@@ -97,7 +98,8 @@ pub fn session(transport: Transport, config: SessionConfig) -> (Session, Incomin
         roll_at: limits::STREAM_IDS_BEFORE_ROLL,
         begun,
         interval: config.heartbeat,
-        liveness: Liveness::new(config.heartbeat, Duration::ZERO),
+        liveness: Liveness::new(config.heartbeat, Duration::ZERO)
+            .with_silence(config.rules.silence(config.heartbeat)),
         received: 0,
         forgiven_at: None,
         wake_at: Box::pin(sleep_until(begun)),
@@ -474,7 +476,7 @@ fn mux_config() -> yamux::Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Congestion, MemoryBudget, Stats};
+    use crate::{Compression, Congestion, MemoryBudget, SessionRules, Stats};
     use reachback_wire::Open;
 
     #[tokio::test]
@@ -486,6 +488,8 @@ mod tests {
             stats: Arc::new(Stats::default()),
             budget: Arc::new(MemoryBudget::new(1 << 20)),
             congestion: Congestion::default(),
+            compression: Compression::OFF,
+            rules: SessionRules::default(),
         };
         let (near, far) = Transport::memory_pair(4096);
         let (dialer, _incoming, _inbox, mut driver) = session(near, config(Side::Dialer));
