@@ -10,8 +10,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use reachback_link::{
     Address, Compression, Congestion, ControlInbox, DialError, Driver, Established, Incoming, ListenAddress,
-    Listener, MemoryBudget, Net, Pulse, Reconnect, ReconnectRules, RulesError, Session, SessionConfig, SessionRules,
-    Side, Stats, Transport, session,
+    Listener, MemoryBudget, Net, Pulse, Reconnect, ReconnectRules, RulesError, Session, SessionConfig,
+    SessionRules, Side, Stats, Transport, session,
 };
 use reachback_wire::{Code, NodeId, SessionId, Welcome};
 use tokio::{
