@@ -4,9 +4,9 @@ use std::fmt::Debug;
 
 use bytes::Bytes;
 use reachback_wire::{
-    Accepted, Bye, Challenge, Code, ControlMessage, Ends, Enrolled, Frame, FrameDecoder, FrameError, FrameType,
-    Health, Heartbeat, HeartbeatAck, Hello, Open, Opened, Proof, Refusal, Renew, Renewed, Replaced, Services, Stage,
-    Welcome,
+    Accepted, Bye, Challenge, Code, ControlMessage, Ends, Enrolled, Frame, FrameDecoder, FrameError,
+    FrameType, Health, Heartbeat, HeartbeatAck, Hello, Open, Opened, Proof, Refusal, Renew, Renewed,
+    Replaced, Services, Stage, Welcome,
     frame::{HEADER_LEN, MAGIC, encode},
     limits,
     text::sanitize,

@@ -9,9 +9,8 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use reachback_wire::{
     Acceptor, Challenge, Challenged, Code, Credential, Dialer, DialerStep, Enrolled, Frame, FrameDecoder,
-    FrameError, HandshakeAdmission, HandshakeError, Hello, Nonce, ProtocolRange, Refusal, Secret, Stage, Welcome,
-    frame::HEADER_LEN,
-    limits, text,
+    FrameError, HandshakeAdmission, HandshakeError, Hello, Nonce, ProtocolRange, Refusal, Secret, Stage,
+    Welcome, frame::HEADER_LEN, limits, text,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -162,7 +161,9 @@ pub async fn dial(
 ) -> Result<Established, DialError> {
     match in_time(to, converse(net, to, hello, security)).await? {
         Outcome::Welcome(established) => Ok(*established),
-        Outcome::Enrolled(_) => Err(unasked(to, "it answers with a certificate where a session was asked for")),
+        Outcome::Enrolled(_) => {
+            Err(unasked(to, "it answers with a certificate where a session was asked for"))
+        }
     }
 }
 
@@ -179,7 +180,9 @@ pub async fn enrol(
 ) -> Result<Enrolled, DialError> {
     match in_time(to, converse(net, to, hello, security)).await? {
         Outcome::Enrolled(enrolled) => Ok(enrolled),
-        Outcome::Welcome(_) => Err(unasked(to, "it answers with a session where a certificate was asked for")),
+        Outcome::Welcome(_) => {
+            Err(unasked(to, "it answers with a session where a certificate was asked for"))
+        }
     }
 }
 
@@ -231,7 +234,8 @@ impl Admission {
     /// It can't, or its time is over.
     pub async fn challenge(mut self, secret: &Secret) -> Result<Self, GreetError> {
         let mut nonce = Nonce([0; 32]);
-        getrandom::fill(&mut nonce.0).map_err(|error| GreetError::Broken(io::Error::other(error.to_string())))?;
+        getrandom::fill(&mut nonce.0)
+            .map_err(|error| GreetError::Broken(io::Error::other(error.to_string())))?;
         let exporter = self.transport.exporter();
         let binding = Binding::of(&self.hello, &nonce, &exporter);
         let proof = prove(secret, Prover::Acceptor, &binding);

@@ -639,7 +639,8 @@ mod tests {
         let mut hello = serde_json::to_value(hello()).unwrap();
         hello["credential"] = json!({ "kind": "passkey", "assertion": [1, 2] });
         assert_eq!(greet(&hello).unwrap().hello.credential, Some(Credential::Unknown));
-        for wrong in [json!({ "token": "t" }), json!({ "kind": "join", "token": "t" }), json!("t"), json!([])] {
+        for wrong in [json!({ "token": "t" }), json!({ "kind": "join", "token": "t" }), json!("t"), json!([])]
+        {
             hello["credential"] = wrong;
             assert_eq!(greet(&hello).unwrap_err().refusal().code, Code::BadFrame);
         }

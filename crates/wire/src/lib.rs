@@ -47,13 +47,13 @@ pub mod who;
 
 pub use code::{Code, CodeRow, Delivered, Retry};
 pub use control::{
-    Bye, ControlMessage, EndReport, Ends, GrantInfo, Health, HealthState, Heartbeat, HeartbeatAck, Renew, Renewed, Replaced,
-    ServiceHealth, ServiceInfo, Services,
+    Bye, ControlMessage, EndReport, Ends, GrantInfo, Health, HealthState, Heartbeat, HeartbeatAck, Renew,
+    Renewed, Replaced, ServiceHealth, ServiceInfo, Services,
 };
 pub use frame::{Frame, FrameDecoder, FrameError, FrameType, Stage};
 pub use handshake::{
-    Acceptor, Admission as HandshakeAdmission, Challenge, Challenged, Credential, Dialer, DialerStep, Enrolled,
-    HandshakeError, Hello, Mac, Proof, ProtocolRange, Role, SessionLimits, Welcome,
+    Acceptor, Admission as HandshakeAdmission, Challenge, Challenged, Credential, Dialer, DialerStep,
+    Enrolled, HandshakeError, Hello, Mac, Proof, ProtocolRange, Role, SessionLimits, Welcome,
 };
 pub use hex::Hex;
 pub use id::{Generation, IdError, Instance, NodeId, Nonce, ServiceName, SessionId};

@@ -26,7 +26,8 @@ use tokio::{
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::{
-    Alpn, EXPORTER, Identity, TUNNEL, TlsError, TlsPeer, WEB, bounded::Bounded, pipe::TlsPipe, provider, words,
+    Alpn, EXPORTER, Identity, TUNNEL, TlsError, TlsPeer, WEB, bounded::Bounded, pipe::TlsPipe, provider,
+    words,
 };
 use crate::Transport;
 
@@ -93,9 +94,13 @@ impl AcceptTls {
         deadline: Instant,
     ) -> Result<Transport, AcceptTlsError> {
         let shaking = async {
-            let start = LazyConfigAcceptor::new(Acceptor::default(), Bounded::new(below)).await.map_err(failed)?;
+            let start =
+                LazyConfigAcceptor::new(Acceptor::default(), Bounded::new(below)).await.map_err(failed)?;
             let place = places.acquire().await.map_err(|_| {
-                AcceptTlsError::Closed(io::Error::new(io::ErrorKind::ConnectionAborted, "this end is stopping"))
+                AcceptTlsError::Closed(io::Error::new(
+                    io::ErrorKind::ConnectionAborted,
+                    "this end is stopping",
+                ))
             })?;
             let configs = Arc::clone(&self.configs.read());
             finish(start, &configs, place).await
@@ -125,7 +130,8 @@ async fn finish(
         }
     };
     let (bounded, tls) = outcome.map_err(failed)?.into_inner();
-    let chain = tls.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+    let chain =
+        tls.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
     let exporter = tls
         .export_keying_material([0; 32], EXPORTER, None)
         .map_err(|error| AcceptTlsError::Refused(words::of(&error)))?;
@@ -191,8 +197,9 @@ impl Site {
     fn new(identity: &Identity) -> Result<Self, TlsError> {
         let certified = identity.certified();
         let own = certified.end_entity_cert().map_err(|error| TlsError(error.to_string()))?;
-        ParsedCertificate::try_from(own)
-            .map_err(|error| TlsError(format!("a certificate for browsers can't be used: {}", words::of(&error))))?;
+        ParsedCertificate::try_from(own).map_err(|error| {
+            TlsError(format!("a certificate for browsers can't be used: {}", words::of(&error)))
+        })?;
         Ok(Self { certified })
     }
 

@@ -19,11 +19,18 @@ pub(super) struct Bounded {
     below: Transport,
     left: usize,
     first: Vec<u8>,
+    insists: bool,
 }
 
 impl Bounded {
     pub(super) fn new(below: Transport) -> Self {
-        Self { below, left: limits::HANDSHAKE_BYTES_MAX, first: Vec::with_capacity(FIRST) }
+        Self { below, left: limits::HANDSHAKE_BYTES_MAX, first: Vec::with_capacity(FIRST), insists: false }
+    }
+
+    /// The same, but what does not begin like TLS is an error at once. rustls would take the greeting of another protocol
+    /// for the length of a record, and wait for the rest.
+    pub(super) fn insisting(below: Transport) -> Self {
+        Self { insists: true, ..Self::new(below) }
     }
 
     /// The first bytes that came.
@@ -51,6 +58,9 @@ impl AsyncRead for Bounded {
         this.left -= read.len();
         this.first.extend_from_slice(&read[..read.len().min(FIRST - this.first.len())]);
         let read = read.len();
+        if this.insists && this.first.first().is_some_and(|first| !matches!(*first, ALERT | HANDSHAKE)) {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "what came is no TLS")));
+        }
         into.advance(read);
         Poll::Ready(Ok(()))
     }
@@ -81,6 +91,10 @@ impl AsyncWrite for Bounded {
         Pin::new(&mut self.below).poll_shutdown(cx)
     }
 }
+
+/// The kinds of TLS records that an answer can begin with.
+pub(super) const ALERT: u8 = 21;
+pub(super) const HANDSHAKE: u8 = 22;
 
 /// Enough to tell protocols apart.
 const FIRST: usize = 8;

@@ -13,7 +13,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{
     Alpn, EXPLORER_NAME, EXPORTER, Identity, ServerTrust, TUNNEL, TlsError, TlsPeer, TrustClock, Untrusted,
-    bounded::Bounded,
+    bounded::{ALERT, Bounded, HANDSHAKE},
     pipe::TlsPipe,
     provider,
     trust::{Trust, Verifier},
@@ -51,7 +51,11 @@ impl DialTls {
     ///
     /// # Errors
     /// No authority is named, or the certificate of one can't be used.
-    pub fn new(trust: &ServerTrust, identity: Option<&Identity>, clock: TrustClock) -> Result<Self, TlsError> {
+    pub fn new(
+        trust: &ServerTrust,
+        identity: Option<&Identity>,
+        clock: TrustClock,
+    ) -> Result<Self, TlsError> {
         let trust = Arc::new(Trust::new(trust, clock)?);
         let builder = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -78,7 +82,8 @@ impl DialTls {
         let reason = Arc::clone(&verifier.reason);
         let mut config = self.config.clone();
         config.dangerous().set_certificate_verifier(verifier);
-        let connecting = TlsConnector::from(Arc::new(config)).connect(server_name(to), Bounded::new(below));
+        let connecting =
+            TlsConnector::from(Arc::new(config)).connect(server_name(to), Bounded::insisting(below));
         let stream = match connecting.into_fallible().await {
             Ok(stream) => stream,
             Err((error, bounded)) => {
@@ -94,7 +99,8 @@ impl DialTls {
             let what = "it is believed, but does not speak reachback/1; is it a proxy that ends TLS?";
             return Err(ConnectError::Tls(Code::HandshakeFailed, what.into()));
         }
-        let pipe = TlsPipe::new(bounded.into_below(), tls.into(), Arc::new(peer)).map_err(ConnectError::Broken)?;
+        let pipe =
+            TlsPipe::new(bounded.into_below(), tls.into(), Arc::new(peer)).map_err(ConnectError::Broken)?;
         Ok(pipe.into())
     }
 }
@@ -109,9 +115,11 @@ fn server_name(to: &Address) -> ServerName<'static> {
 }
 
 fn peer_of(tls: &ClientConnection) -> io::Result<TlsPeer> {
-    let chain = tls.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
-    let exporter =
-        tls.export_keying_material([0; 32], EXPORTER, None).map_err(|error| io::Error::other(error.to_string()))?;
+    let chain =
+        tls.peer_certificates().unwrap_or_default().iter().map(|one| one.clone().into_owned()).collect();
+    let exporter = tls
+        .export_keying_material([0; 32], EXPORTER, None)
+        .map_err(|error| io::Error::other(error.to_string()))?;
     Ok(TlsPeer { alpn: Alpn::Tunnel, server_name: None, exporter, chain })
 }
 
@@ -134,7 +142,8 @@ fn explain(error: io::Error, first: &[u8]) -> ConnectError {
         ),
         rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => ConnectError::Tls(
             Code::HandshakeFailed,
-            "it speaks TLS, but not reachback/1: another server, or a proxy that ends TLS; check the address".into(),
+            "it speaks TLS, but not reachback/1: another server, or a proxy that ends TLS; check the address"
+                .into(),
         ),
         rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => {
             ConnectError::Tls(Code::Expired, words::of(inside))
@@ -142,10 +151,6 @@ fn explain(error: io::Error, first: &[u8]) -> ConnectError {
         _ => ConnectError::Tls(Code::HandshakeFailed, words::of(inside)),
     }
 }
-
-/// The first byte of a TLS record that may answer a ClientHello.
-const HANDSHAKE: u8 = 22;
-const ALERT: u8 = 21;
 
 /// The same certificate whoever asks: an explorer names no authorities.
 #[derive(Debug)]

@@ -61,7 +61,9 @@ impl PrivateKey {
         }
         let locked = pem.windows(LOCKED.len()).any(|part| part == LOCKED);
         Err(TlsError(match locked {
-            true => "the key is locked with a passphrase; unlock it once: openssl pkey -in FILE -out FILE".into(),
+            true => {
+                "the key is locked with a passphrase; unlock it once: openssl pkey -in FILE -out FILE".into()
+            }
             false => "there is no private key in it (a section that begins with BEGIN PRIVATE KEY)".into(),
         }))
     }
@@ -231,7 +233,8 @@ fn to_pem(label: &str, der: &[u8]) -> String {
     let mut pem = format!("-----BEGIN {label}-----\n");
     for line in der.chunks(48) {
         for three in line.chunks(3) {
-            let bits = three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
+            let bits =
+                three.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
             for place in 0..4 {
                 let letter = LETTERS[(bits >> (18 - 6 * place)) as usize & 63];
                 pem.push(if place <= three.len() { char::from(letter) } else { '=' });

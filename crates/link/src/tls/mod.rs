@@ -31,13 +31,11 @@ use std::sync::Arc;
 pub use accepting::{AcceptIdentity, AcceptTls, AcceptTlsError};
 pub use clock::{TrustClock, utc};
 pub use dialing::{DialSecurity, DialTls};
-pub use identity::{
-    Identity, KeyAndCsr, PrivateKey, TlsError, certificates_from_pem, certificates_to_pem,
-};
+pub use identity::{Identity, KeyAndCsr, PrivateKey, TlsError, certificates_from_pem, certificates_to_pem};
 pub use names::{CertificateNames, EXPLORER_NAME, pin};
 pub use peer::{Alpn, PeerCertificate, Roots, TlsPeer};
-pub use rustls::pki_types::CertificateDer;
 use rustls::crypto::CryptoProvider;
+pub use rustls::pki_types::CertificateDer;
 pub use trust::{ServerTrust, Untrusted};
 
 /// The application protocol of a tunnel.

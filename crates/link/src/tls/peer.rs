@@ -51,8 +51,7 @@ impl TlsPeer {
                 // A forged certificate may claim any time: the chain has to have been good once.
                 let then = unix_time(names.not_after_unix_ms.saturating_sub(1000));
                 match roots.verify(own, others, then) {
-                    Ok(()) if names.not_after_unix_ms < now_unix_ms => PeerCertificate::Expired(names),
-                    Ok(()) => PeerCertificate::Refused("the authority of its certificate has expired".into()),
+                    Ok(()) => PeerCertificate::Expired(names),
                     Err(error) => PeerCertificate::Refused(reason(&names, &error, now_unix_ms)),
                 }
             }
@@ -98,7 +97,8 @@ impl Roots {
         if authorities.is_empty() {
             return Ok(Self(None));
         }
-        let unusable = |error: &dyn fmt::Display| TlsError(format!("an authority's certificate can't be used: {error}"));
+        let unusable =
+            |error: &dyn fmt::Display| TlsError(format!("an authority's certificate can't be used: {error}"));
         let mut roots = RootCertStore::empty();
         for authority in authorities {
             roots.add(authority.clone()).map_err(|error| unusable(&error))?;
@@ -129,9 +129,9 @@ impl fmt::Debug for Roots {
 fn reason(names: &CertificateNames, error: &rustls::Error, now_unix_ms: u64) -> String {
     use CertificateError as C;
     match error {
-        rustls::Error::InvalidCertificate(C::UnknownIssuer | C::BadSignature | C::UnsupportedSignatureAlgorithmContext { .. }) => {
-            "its certificate comes from an authority that this explorer does not know".into()
-        }
+        rustls::Error::InvalidCertificate(
+            C::UnknownIssuer | C::BadSignature | C::UnsupportedSignatureAlgorithmContext { .. },
+        ) => "its certificate comes from an authority that this explorer does not know".into(),
         rustls::Error::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => format!(
             "its certificate is valid from {}, and here it is {}",
             utc(names.not_before_unix_ms),

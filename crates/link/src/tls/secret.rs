@@ -5,7 +5,7 @@
 //! on another connection, for another name, a second time, and in the other direction. The acceptor proves first: a
 //! dialer tells nothing to whoever merely answers.
 
-use reachback_wire::{Hello, Mac, Nonce, NodeId, Role, Secret};
+use reachback_wire::{Hello, Mac, NodeId, Nonce, Role, Secret};
 use ring::hmac;
 
 /// What both ends' proofs are about.
@@ -112,7 +112,8 @@ mod tests {
     fn the_proofs_of_the_protocol_page() {
         let id = "edge-7".parse().unwrap();
         let (dialer, acceptor, exporter) = (Nonce([0x5c; 32]), Nonce([0xa7; 32]), [0; 32]);
-        let binding = Binding { role: Role::Node, id: &id, dialer: &dialer, acceptor: &acceptor, exporter: &exporter };
+        let binding =
+            Binding { role: Role::Node, id: &id, dialer: &dialer, acceptor: &acceptor, exporter: &exporter };
         let secret = Secret::new("correct horse battery staple");
         let hex = |prover| {
             prove(&secret, prover, &binding).0.iter().map(|byte| format!("{byte:02x}")).collect::<String>()

@@ -112,9 +112,8 @@ impl Trust {
         own: &CertificateDer<'_>,
         others: &[CertificateDer<'_>],
     ) -> Result<(), (Untrusted, rustls::Error)> {
-        let damaged = |what: String| {
-            (Untrusted::Certificate(what), rustls::Error::from(CertificateError::BadEncoding))
-        };
+        let damaged =
+            |what: String| (Untrusted::Certificate(what), rustls::Error::from(CertificateError::BadEncoding));
         let names = CertificateNames::of(own).map_err(|error| damaged(error.to_string()))?;
         if !names.dns.iter().any(|name| name.eq_ignore_ascii_case(EXPLORER_NAME)) {
             let names = sanitize(&names.listed(), NAMES_SHOWN);
@@ -133,7 +132,11 @@ impl Trust {
             self.clock.now(),
             self.algorithms.all,
         );
-        verified.map_err(|error| (self.reason(&names, &error), error))
+        verified.map_err(|error| match self.reason(&names, &error) {
+            // An authority of the same name and another key is another authority; the alert is to say so too.
+            Untrusted::Authority => (Untrusted::Authority, CertificateError::UnknownIssuer.into()),
+            reason => (reason, error),
+        })
     }
 
     fn reason(&self, names: &CertificateNames, error: &rustls::Error) -> Untrusted {
@@ -143,7 +146,9 @@ impl Trust {
             return Untrusted::Certificate(words::of(error));
         };
         match error {
-            C::UnknownIssuer | C::BadSignature | C::UnsupportedSignatureAlgorithmContext { .. } => Untrusted::Authority,
+            C::UnknownIssuer | C::BadSignature | C::UnsupportedSignatureAlgorithmContext { .. } => {
+                Untrusted::Authority
+            }
             // Of the chain, not of its own certificate only; that one is what people can look at.
             C::Expired | C::ExpiredContext { .. } => {
                 Untrusted::Expired { until_unix_ms: names.not_after_unix_ms, now_unix_ms }

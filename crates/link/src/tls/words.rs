@@ -18,7 +18,9 @@ pub(super) fn of(error: &Error) -> String {
                 "the other end finds our certificate expired, or not yet valid: compare the clocks".into()
             }
             A::CertificateRevoked => "the other end says that our certificate is revoked".into(),
-            A::CertificateRequired => "the other end wants a client certificate in TLS itself; a proxy in between?".into(),
+            A::CertificateRequired => {
+                "the other end wants a client certificate in TLS itself; a proxy in between?".into()
+            }
             A::HandshakeFailure => "the other end refuses TLS (alert handshake_failure)".into(),
             A::ProtocolVersion => "the other end speaks no TLS 1.3".into(),
             A::NoApplicationProtocol => "the other end has no application protocol in common with us".into(),
@@ -37,7 +39,9 @@ pub(super) fn of(error: &Error) -> String {
             | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
         ) => "the other end speaks TLS 1.2 at most; TLS 1.3 is needed, update it".into(),
         Error::NoApplicationProtocol => "the other end has no application protocol in common with us".into(),
-        Error::InvalidMessage(_) | Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => {
+        Error::InvalidMessage(_)
+        | Error::InappropriateMessage { .. }
+        | Error::InappropriateHandshakeMessage { .. } => {
             "the other end sent what is no TLS at this place".into()
         }
         Error::DecryptError => "bytes were changed on the way".into(),
