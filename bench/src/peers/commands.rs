@@ -22,20 +22,41 @@ pub(super) fn socat2(tools: &Tools, hub: &Side, edge: &Side) -> io::Result<Vec<C
     .collect()
 }
 
-/// Plain TCP and default options.
-pub(super) fn rathole(tools: &Tools, hub: &Side, edge: &Side, directory: &Path) -> io::Result<Vec<Command>> {
+/// What rathole puts around its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encryption {
+    None,
+    Tls,
+    Noise,
+}
+
+/// Default options but for the encryption.
+pub(super) fn rathole(
+    tools: &Tools,
+    hub: &Side,
+    edge: &Side,
+    directory: &Path,
+    encryption: Encryption,
+) -> io::Result<Vec<Command>> {
+    let [of_server, of_client] = match encryption {
+        Encryption::None => [String::new(), String::new()],
+        Encryption::Tls => rathole_tls(tools, directory)?,
+        Encryption::Noise => rathole_noise(tools)?,
+    };
     let (server, client) = (directory.join("server.toml"), directory.join("client.toml"));
     fs::write(
         &server,
         format!(
-            "[server]\nbind_addr = \"{}\"\ndefault_token = \"t\"\n[server.services.s]\nbind_addr = \"127.0.0.1:{VISITORS}\"\n",
+            "[server]\nbind_addr = \"{}\"\ndefault_token = \"t\"\n[server.services.s]\nbind_addr = \"127.0.0.1:{VISITORS}\"\n\
+             {of_server}",
             hub.at(TUNNEL)
         ),
     )?;
     fs::write(
         &client,
         format!(
-            "[client]\nremote_addr = \"{}\"\ndefault_token = \"t\"\n[client.services.s]\nlocal_addr = \"127.0.0.1:{SERVICE}\"\n",
+            "[client]\nremote_addr = \"{}\"\ndefault_token = \"t\"\n[client.services.s]\nlocal_addr = \"127.0.0.1:{SERVICE}\"\n\
+             {of_client}",
             hub.at(TUNNEL)
         ),
     )?;
@@ -45,6 +66,75 @@ pub(super) fn rathole(tools: &Tools, hub: &Side, edge: &Side, directory: &Path) 
         Ok(command)
     };
     [run(hub, "--server", &server), run(edge, "--client", &client)].into_iter().collect()
+}
+
+/// A certificate that signs itself, which the client is told to trust.
+fn rathole_tls(tools: &Tools, directory: &Path) -> io::Result<[String; 2]> {
+    let [key, certificate, identity] =
+        ["key.pem", "cert.pem", "identity.pfx"].map(|name| directory.join(name).display().to_string());
+    let openssl = |arguments: &[&str]| said(tools.command(&Side::loopback(), "openssl")?.args(arguments));
+    openssl(&[
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=hub",
+        "-addext",
+        "subjectAltName=DNS:hub",
+        "-keyout",
+        &key,
+        "-out",
+        &certificate,
+    ])?;
+    openssl(&[
+        "pkcs12",
+        "-export",
+        "-inkey",
+        &key,
+        "-in",
+        &certificate,
+        "-passout",
+        "pass:t",
+        "-out",
+        &identity,
+    ])?;
+    Ok([
+        format!(
+            "[server.transport]\ntype = \"tls\"\n[server.transport.tls]\npkcs12 = \"{identity}\"\npkcs12_password = \"t\"\n"
+        ),
+        format!(
+            "[client.transport]\ntype = \"tls\"\n[client.transport.tls]\ntrusted_root = \"{certificate}\"\nhostname = \"hub\"\n"
+        ),
+    ])
+}
+
+/// The client knows the server's key (`Noise_NK`, rathole's default).
+fn rathole_noise(tools: &Tools) -> io::Result<[String; 2]> {
+    let text = said(tools.command(&Side::loopback(), "rathole")?.arg("--genkey"))?;
+    let keys: Vec<&str> = text.lines().map(str::trim).filter(|line| line.ends_with('=')).collect();
+    let [private, public] = keys[..] else {
+        return Err(io::Error::other(format!("rathole --genkey said something else than two keys: {text}")));
+    };
+    let table = |role: &str, key: &str, value: &str| {
+        format!("[{role}.transport]\ntype = \"noise\"\n[{role}.transport.noise]\n{key} = \"{value}\"\n")
+    };
+    Ok([table("server", "local_private_key", private), table("client", "remote_public_key", public)])
+}
+
+/// What a command printed.
+fn said(command: &mut Command) -> io::Result<String> {
+    let output = command.output()?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        return Err(io::Error::other(format!("{command:?}: {}: {why}", output.status)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A published port of an explorer, and a node beside the service.
