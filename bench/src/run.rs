@@ -150,8 +150,10 @@ fn loopback(
         for peer in order {
             say(&format!("{peer}, {} of {}", repetition + 1, plan.repetitions(peer, settings)));
             // Memory first and alone: what was measured before would still be in it.
-            let parts: &[fn(Suite) -> Measured] =
-                if peer.only_encrypted() { &[Suite::encrypted] } else { &[Suite::memory, Suite::loopback] };
+            let parts: &[for<'a> fn(Suite<'a>) -> Measured] = match peer.only_encrypted() {
+                true => &[|suite| suite.encrypted()],
+                false => &[|suite| suite.memory(), |suite| suite.loopback()],
+            };
             for part in parts {
                 let measured = Tunnel::start(peer, tools, &here, &here)
                     .map(|tunnel| part(Suite::new(&tunnel, &mut backend, settings, [&here, &here])));

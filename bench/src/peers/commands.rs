@@ -144,23 +144,50 @@ pub(super) fn reachback(
     edge: &Side,
     directory: &Path,
 ) -> io::Result<Vec<Command>> {
-    let mut explorer = tools.command(hub, "reachback")?;
-    explorer.args(["explorer", "--id", "hub", "--listen", &hub.at(TUNNEL).to_string()]);
-    explorer.arg("--socket").arg(directory.join("explorer.sock"));
-    explorer.args(["--publish", &format!("{VISITORS}=bench/tcp")]);
+    let mut explorer = explorer(tools, hub, directory)?;
     if !hub.address.is_loopback() {
         explorer.arg("--insecure-plaintext");
     }
     let mut node = tools.command(edge, "reachback")?;
-    node.args([
-        "node",
-        "--id",
-        "bench",
-        "--explorer",
-        &hub.at(TUNNEL).to_string(),
-        "--control-socket",
-        "off",
-    ]);
-    node.args(["--service", &format!("tcp={SERVICE}"), "--service", &format!("rpc={SERVICE},framing=http")]);
+    node.args(["node", "--explorer", &hub.at(TUNNEL).to_string()]).args(node_arguments());
     Ok(vec![explorer, node])
+}
+
+/// The same as it is set up for other machines: an authority of its own, and a node that joins with a token.
+pub(super) fn reachback_tls(
+    tools: &Tools,
+    hub: &Side,
+    edge: &Side,
+    directory: &Path,
+) -> io::Result<Vec<Command>> {
+    let mut explorer = explorer(tools, hub, directory)?;
+    explorer.args(["--mode", "strict", "--advertise", &hub.at(TUNNEL).to_string()]);
+    explorer.arg("--state-dir").arg(directory.join("explorer"));
+    // The token can be had only when the explorer is up.
+    const JOINING: &str = r#"
+        for attempt in $(seq 100); do
+            join=$("$0" token create --role register --node bench --explorer "unix://$1" --json |
+                sed -n 's/.*"join": *"\([^"]*\)".*/\1/p')
+            if [ -n "$join" ]; then break; fi
+            sleep 0.1
+        done
+        state=$2; shift 2
+        exec "$0" node --join "$join" --state-dir "$state" "$@""#;
+    let mut node = edge.command("sh");
+    node.args(["-c", JOINING]).arg(tools.find("reachback")?);
+    node.args([directory.join("explorer.sock"), directory.join("node")]).args(node_arguments());
+    Ok(vec![explorer, node])
+}
+
+fn explorer(tools: &Tools, hub: &Side, directory: &Path) -> io::Result<Command> {
+    let mut explorer = tools.command(hub, "reachback")?;
+    explorer.args(["explorer", "--id", "hub", "--listen", &hub.at(TUNNEL).to_string()]);
+    explorer.arg("--socket").arg(directory.join("explorer.sock"));
+    explorer.args(["--publish", &format!("{VISITORS}=bench/tcp")]);
+    Ok(explorer)
+}
+
+fn node_arguments() -> [String; 8] {
+    let (tcp, rpc) = (format!("tcp={SERVICE}"), format!("rpc={SERVICE},framing=http"));
+    ["--id", "bench", "--control-socket", "off", "--service", &tcp, "--service", &rpc].map(str::to_owned)
 }

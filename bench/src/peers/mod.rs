@@ -57,6 +57,8 @@ pub enum Peer {
     SshR,
     /// A published port of an explorer: one connection.
     Reachback,
+    /// The same with mutual TLS, as an explorer is that other machines can reach.
+    ReachbackTls,
     /// rathole with TLS: a TLS connection per stream.
     RatholeTls,
     /// rathole with the Noise protocol: an encrypted connection per stream.
@@ -65,12 +67,13 @@ pub enum Peer {
 
 impl Peer {
     /// All, in the order of the tables.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Direct,
         Self::Socat2,
         Self::Rathole,
         Self::SshR,
         Self::Reachback,
+        Self::ReachbackTls,
         Self::RatholeTls,
         Self::RatholeNoise,
     ];
@@ -83,6 +86,7 @@ impl Peer {
             Self::Rathole => "rathole",
             Self::SshR => "ssh-R",
             Self::Reachback => "reachback",
+            Self::ReachbackTls => "reachback-tls",
             Self::RatholeTls => "rathole-tls",
             Self::RatholeNoise => "rathole-noise",
         }
@@ -90,7 +94,7 @@ impl Peer {
 
     /// Whether it is there to be compared with what is encrypted: of no use where encryption costs nothing.
     pub fn only_encrypted(self) -> bool {
-        matches!(self, Self::RatholeTls | Self::RatholeNoise)
+        matches!(self, Self::ReachbackTls | Self::RatholeTls | Self::RatholeNoise)
     }
 
     /// The program, and the argument with which it says its version; nothing for `direct`.
@@ -100,7 +104,7 @@ impl Peer {
             Self::Socat2 => Some(("socat", "-V")),
             Self::Rathole | Self::RatholeTls | Self::RatholeNoise => Some(("rathole", "--version")),
             Self::SshR => Some(("ssh", "-V")),
-            Self::Reachback => Some(("reachback", "--version")),
+            Self::Reachback | Self::ReachbackTls => Some(("reachback", "--version")),
         }
     }
 }
@@ -242,6 +246,7 @@ impl Tunnel {
             Peer::RatholeNoise => commands::rathole(tools, hub, edge, &directory, Encryption::Noise)?,
             Peer::SshR => ssh::commands(tools, hub, edge, &directory)?,
             Peer::Reachback => commands::reachback(tools, hub, edge, &directory)?,
+            Peer::ReachbackTls => commands::reachback_tls(tools, hub, edge, &directory)?,
         };
         if peer != Peer::Direct {
             until_free(hub, tunnel.visitors)?;
