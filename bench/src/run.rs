@@ -59,7 +59,9 @@ impl Plan {
     }
 
     fn peers(&self) -> Vec<Peer> {
-        let peers = Peer::ALL.into_iter().filter(|peer| !(self.quick && *peer == Peer::SshR));
+        let peers = Peer::ALL
+            .into_iter()
+            .filter(|peer| !(self.quick && (*peer == Peer::SshR || peer.only_encrypted())));
         peers.filter(|peer| self.only.is_empty() || self.only.contains(peer)).collect()
     }
 
@@ -148,11 +150,13 @@ fn loopback(
         for peer in order {
             say(&format!("{peer}, {} of {}", repetition + 1, plan.repetitions(peer, settings)));
             // Memory first and alone: what was measured before would still be in it.
-            for memory in [true, false] {
-                let measured = Tunnel::start(peer, tools, &here, &here).map(|tunnel| {
-                    let suite = Suite::new(&tunnel, &mut backend, settings, [&here, &here]);
-                    if memory { suite.memory() } else { suite.loopback() }
-                });
+            let parts: &[for<'a> fn(Suite<'a>) -> Measured] = match peer.only_encrypted() {
+                true => &[|suite| suite.encrypted()],
+                false => &[|suite| suite.memory(), |suite| suite.loopback()],
+            };
+            for part in parts {
+                let measured = Tunnel::start(peer, tools, &here, &here)
+                    .map(|tunnel| part(Suite::new(&tunnel, &mut backend, settings, [&here, &here])));
                 results.add(peer.name(), measured.unwrap_or_else(did_not_start));
             }
         }
@@ -163,7 +167,7 @@ fn loopback(
 fn links(tools: &Tools, peers: &[Peer], results: &mut Results, say: &mut dyn FnMut(&str)) {
     let settings = link_settings();
     for kind in LINKS {
-        for peer in peers.iter().copied().filter(|peer| *peer != Peer::Socat2) {
+        for peer in peers.iter().copied().filter(|peer| *peer != Peer::Socat2 && !peer.only_encrypted()) {
             say(&format!("{}: {peer}", kind.title));
             let measured = Link::new(kind).and_then(|link| {
                 let (hub, edge) = (link.hub(), link.edge());

@@ -122,6 +122,20 @@ impl<'a> Suite<'a> {
         self.measured
     }
 
+    /// What encryption costs on loopback: bytes, and the handshakes of whoever makes one for every stream.
+    pub fn encrypted(mut self) -> Measured {
+        self.part("lat", Self::idle_latency);
+        self.part("conn1", |suite| suite.visits("conn1", 1));
+        self.part("conn50", |suite| suite.visits("conn50", AT_ONCE));
+        for streams in [1, 8] {
+            for direction in Direction::BOTH {
+                let name = format!("bulk{streams}.{}", direction.name());
+                self.part(&name, |suite| suite.bulk(&name, direction, streams));
+            }
+        }
+        self.measured
+    }
+
     /// What idle streams cost: the first thing that is asked of fresh processes.
     pub fn memory(mut self) -> Measured {
         self.part("mem", Self::idle_memory);

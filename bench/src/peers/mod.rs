@@ -20,6 +20,8 @@ use std::{
 
 use tempfile::TempDir;
 
+use commands::Encryption;
+
 use crate::{
     load::{
         figures::{now, pass},
@@ -55,11 +57,26 @@ pub enum Peer {
     SshR,
     /// A published port of an explorer: one connection.
     Reachback,
+    /// The same with mutual TLS, as an explorer is that other machines can reach.
+    ReachbackTls,
+    /// rathole with TLS: a TLS connection per stream.
+    RatholeTls,
+    /// rathole with the Noise protocol: an encrypted connection per stream.
+    RatholeNoise,
 }
 
 impl Peer {
     /// All, in the order of the tables.
-    pub const ALL: [Self; 5] = [Self::Direct, Self::Socat2, Self::Rathole, Self::SshR, Self::Reachback];
+    pub const ALL: [Self; 8] = [
+        Self::Direct,
+        Self::Socat2,
+        Self::Rathole,
+        Self::SshR,
+        Self::Reachback,
+        Self::ReachbackTls,
+        Self::RatholeTls,
+        Self::RatholeNoise,
+    ];
 
     /// As it stands in tables and results.
     pub fn name(self) -> &'static str {
@@ -69,7 +86,15 @@ impl Peer {
             Self::Rathole => "rathole",
             Self::SshR => "ssh-R",
             Self::Reachback => "reachback",
+            Self::ReachbackTls => "reachback-tls",
+            Self::RatholeTls => "rathole-tls",
+            Self::RatholeNoise => "rathole-noise",
         }
+    }
+
+    /// Whether it is there to be compared with what is encrypted: of no use where encryption costs nothing.
+    pub fn only_encrypted(self) -> bool {
+        matches!(self, Self::ReachbackTls | Self::RatholeTls | Self::RatholeNoise)
     }
 
     /// The program, and the argument with which it says its version; nothing for `direct`.
@@ -77,9 +102,9 @@ impl Peer {
         match self {
             Self::Direct => None,
             Self::Socat2 => Some(("socat", "-V")),
-            Self::Rathole => Some(("rathole", "--version")),
+            Self::Rathole | Self::RatholeTls | Self::RatholeNoise => Some(("rathole", "--version")),
             Self::SshR => Some(("ssh", "-V")),
-            Self::Reachback => Some(("reachback", "--version")),
+            Self::Reachback | Self::ReachbackTls => Some(("reachback", "--version")),
         }
     }
 }
@@ -216,9 +241,12 @@ impl Tunnel {
         let commands = match peer {
             Peer::Direct => Vec::new(),
             Peer::Socat2 => commands::socat2(tools, hub, edge)?,
-            Peer::Rathole => commands::rathole(tools, hub, edge, &directory)?,
+            Peer::Rathole => commands::rathole(tools, hub, edge, &directory, Encryption::None)?,
+            Peer::RatholeTls => commands::rathole(tools, hub, edge, &directory, Encryption::Tls)?,
+            Peer::RatholeNoise => commands::rathole(tools, hub, edge, &directory, Encryption::Noise)?,
             Peer::SshR => ssh::commands(tools, hub, edge, &directory)?,
             Peer::Reachback => commands::reachback(tools, hub, edge, &directory)?,
+            Peer::ReachbackTls => commands::reachback_tls(tools, hub, edge, &directory)?,
         };
         if peer != Peer::Direct {
             until_free(hub, tunnel.visitors)?;

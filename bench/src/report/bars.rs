@@ -6,6 +6,8 @@ use super::results::Results;
 /// One figure and its two limits.
 #[derive(Debug, Clone)]
 pub struct Bar {
+    /// Whose figure it is.
+    pub tunnel: &'static str,
     /// Where the figure is.
     pub place: Place,
     /// For people, as in `bulk 8 up`.
@@ -71,6 +73,8 @@ use Limit::{Times, Value};
 const FLEET: usize = 10_000;
 
 const OURS: &str = "reachback";
+const OURS_TLS: &str = "reachback-tls";
+const RATHOLE_TLS: &str = "rathole-tls";
 const RATHOLE: &str = "rathole";
 const SOCAT: &str = "socat2";
 const DIRECT: &str = "direct";
@@ -82,6 +86,9 @@ const RTT: f64 = 100_000.0;
 
 const BULK: (&[Limit], &[Limit]) = (&[Times(1.2, RATHOLE)], &[Times(1.6, RATHOLE), Times(0.85, SOCAT)]);
 const CPU: (&[Limit], &[Limit]) = (&[Times(0.8, RATHOLE)], &[Times(0.6, RATHOLE)]);
+const BULK_TLS: (&[Limit], &[Limit]) = (&[Times(1.5, SSH)], &[Times(3.0, SSH), Times(1.3, RATHOLE_TLS)]);
+const CPU_TLS: (&[Limit], &[Limit]) =
+    (&[Times(1.0 / 1.5, SSH)], &[Times(1.0 / 3.0, SSH), Times(1.0 / 1.3, RATHOLE_TLS)]);
 const FAIR: (&[Limit], &[Limit]) = (&[Value(0.97)], &[Value(0.99)]);
 const IDLE: (&[Limit], &[Limit]) = (&[Times(1.0, RATHOLE)], &[Times(0.7, RATHOLE)]);
 const LOADED_P50: (&[Limit], &[Limit]) = (&[Times(0.1, RATHOLE)], &[Times(0.05, RATHOLE)]);
@@ -90,8 +97,9 @@ const LOADED_P99: (&[Limit], &[Limit]) = (&[Times(0.25, RATHOLE)], &[Times(0.1, 
 /// All bars, in the order of the report.
 #[rustfmt::skip]
 pub fn all() -> Vec<Bar> {
-    let loopback = |title, figure, better, (first, goal)| Bar { place: Place::Loopback, title, figure, better, first, goal };
-    let link = |name, title, figure, better, first, goal| Bar { place: Place::Link(name), title, figure, better, first, goal };
+    let loopback = |title, figure, better, (first, goal)| Bar { tunnel: OURS, place: Place::Loopback, title, figure, better, first, goal };
+    let tls = |title, figure, better, (first, goal)| Bar { tunnel: OURS_TLS, place: Place::Loopback, title, figure, better, first, goal };
+    let link = |name, title, figure, better, first, goal| Bar { tunnel: OURS, place: Place::Link(name), title, figure, better, first, goal };
     vec![
         loopback("bulk, 1 stream up, MB/s", "bulk1.up.MBps", Higher, BULK),
         loopback("bulk, 1 stream down, MB/s", "bulk1.down.MBps", Higher, BULK),
@@ -116,7 +124,15 @@ pub fn all() -> Vec<Bar> {
         loopback("new connections one at a time, p50 µs", "conn1.p50_us", Lower, (&[Times(1.0, RATHOLE)], &[Times(0.8, RATHOLE)])),
         loopback("new connections 50 at a time, per s", "conn50.per_s", Higher, (&[Times(1.0, RATHOLE)], &[Times(1.3, RATHOLE)])),
         loopback("KiB per idle stream, at 5,000", "mem.5000.KiB_per_stream", Lower, (&[Value(8.0)], &[Value(4.0)])),
-        Bar { place: Place::Fleet, title: "KiB per idle node, at 10,000", figure: "KiB_per_node", better: Lower, first: &[Value(16.0)], goal: &[Value(8.0)] },
+        tls("with TLS: bulk, 1 stream up, MB/s", "bulk1.up.MBps", Higher, BULK_TLS),
+        tls("with TLS: bulk, 1 stream down, MB/s", "bulk1.down.MBps", Higher, BULK_TLS),
+        tls("with TLS: bulk, 8 streams up, MB/s", "bulk8.up.MBps", Higher, BULK_TLS),
+        tls("with TLS: bulk, 8 streams down, MB/s", "bulk8.down.MBps", Higher, BULK_TLS),
+        tls("with TLS: CPU s per GB, 1 stream up", "bulk1.up.cpu_s_per_GB", Lower, CPU_TLS),
+        tls("with TLS: CPU s per GB, 1 stream down", "bulk1.down.cpu_s_per_GB", Lower, CPU_TLS),
+        tls("with TLS: CPU s per GB, 8 streams up", "bulk8.up.cpu_s_per_GB", Lower, CPU_TLS),
+        tls("with TLS: CPU s per GB, 8 streams down", "bulk8.down.cpu_s_per_GB", Lower, CPU_TLS),
+        Bar { tunnel: OURS, place: Place::Fleet, title: "KiB per idle node, at 10,000", figure: "KiB_per_node", better: Lower, first: &[Value(16.0)], goal: &[Value(8.0)] },
         link("clean", "100 ms, 200 Mbit/s: bulk of one stream, MB/s", "bulk1.down.MBps", Higher, &[Times(0.95, DIRECT)], &[Times(0.98, DIRECT)]),
         link("clean", "the same, echo under 8 bulk, p50 µs", "load8.down.p50_us", Lower, &[Value(1.5 * RTT)], &[Value(1.2 * RTT)]),
         link("clean", "the same, echo under 8 bulk, p99 µs", "load8.down.p99_us", Lower, &[Value(2.5 * RTT)], &[Value(1.6 * RTT)]),
@@ -128,7 +144,7 @@ pub fn all() -> Vec<Bar> {
 impl Bar {
     /// How it stands with this bar in `results`.
     pub fn judge(&self, results: &Results) -> Verdict {
-        let ours = self.value(results, OURS);
+        let ours = self.value(results, self.tunnel);
         let theirs = |peer: &str| self.value(results, peer);
         let met = |limits: &[Limit]| {
             let mut all = true;
@@ -159,6 +175,7 @@ impl Bar {
     /// The key of this bar's explanation in `bench/explanations.toml`.
     pub fn key(&self) -> String {
         match self.place {
+            Place::Loopback if self.tunnel == OURS_TLS => format!("tls.{}", self.figure),
             Place::Loopback => self.figure.to_owned(),
             Place::Link(name) => format!("{name}.{}", self.figure),
             Place::Fleet => format!("fleet.{}", self.figure),
@@ -182,10 +199,15 @@ impl Bar {
 pub fn describe(better: Better, limits: &[Limit]) -> String {
     let sign = if better == Higher { "≥" } else { "≤" };
     let one = |limit: &Limit| match limit {
-        Times(times, peer) => format!("{sign} {times} × {peer}"),
-        Value(value) => format!("{sign} {value}"),
+        Times(times, peer) => format!("{sign} {} × {peer}", rounded(*times)),
+        Value(value) => format!("{sign} {}", rounded(*value)),
     };
     limits.iter().map(one).collect::<Vec<_>>().join(" and ")
+}
+
+/// A limit without the digits that come of computing it.
+fn rounded(limit: f64) -> f64 {
+    (limit * 100.0).round() / 100.0
 }
 
 #[cfg(test)]

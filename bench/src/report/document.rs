@@ -118,7 +118,7 @@ fn head(page: &mut String, results: &Results) -> fmt::Result {
     writeln!(page, "| machine | {} |", results.machine)?;
     writeln!(page, "| date | {} |", results.date)?;
     writeln!(page, "| reachback | {} |", results.commit)?;
-    for (peer, version) in results.versions.iter().filter(|(peer, _)| *peer != "reachback") {
+    for (peer, version) in results.versions.iter().filter(|(peer, _)| !peer.starts_with("reachback")) {
         writeln!(page, "| {peer} | {version} |")?;
     }
     writeln!(page, "| congestion control in use | {} |", congestion(&results.congestion))?;
@@ -249,6 +249,15 @@ fn how(page: &mut String) -> fmt::Result {
         ("rathole", "`rathole --server`, `rathole --client`, plain TCP, default options"),
         ("ssh-R", "`sshd -D`, `ssh -N -R`, keys of this run, default cipher; always encrypted"),
         ("reachback", "`reachback explorer --publish …`, `reachback node`, plaintext, the released binary"),
+        (
+            "reachback-tls",
+            "the same with `--mode strict` and a node that joined: TLS 1.3, certificates on both sides",
+        ),
+        (
+            "rathole-tls",
+            "rathole with `type = \"tls\"`: the system's OpenSSL, a certificate for the server only",
+        ),
+        ("rathole-noise", "rathole with `type = \"noise\"`, its default pattern"),
     ] {
         writeln!(page, "* {peer}: {way}")?;
     }
