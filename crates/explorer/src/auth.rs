@@ -1,104 +1,114 @@
-//! Who may come in, and what they may open.
+//! Who a peer is: the question, asked once per connection or request, and the ways to answer it.
 //!
-//! Identity is decided once, at the handshake, by an [`Authenticator`]; what it returns, the [`Principal`], is the only
-//! thing later decisions look at. Rights are checked by one function, [`authorise`], at every open: a check per
-//! session would miss whatever comes after the handshake.
+//! Identity is decided by an [`Authenticator`] when a handshake or a request arrives, by what was shown and where it was
+//! shown; what it returns, the [`Principal`], is the only thing later decisions look at. Ours, which knows the modes of
+//! listeners, is in `judge.rs`; an embedding program can bring its own. What a principal may do is `access.rs`.
 
-use reachback_link::PeerAddress;
-use reachback_wire::{Code, Hello, NodeId, Refusal, Role, open::Open};
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use reachback_link::{PeerAddress, tls::TlsPeer};
+use reachback_wire::{Code, Enrolled, Hello, NodeId, Refusal, Role, Secret};
+
+pub use crate::security::Principal;
+
+use crate::modes::Mode;
 
 /// Decides who a peer is. An embedding program can bring its own.
 pub trait Authenticator: Send + Sync + 'static {
-    /// Judges a peer by what it said and where it came from. Must not block.
+    /// Judges a peer by what it said and where it came in. Must not block.
     ///
     /// # Errors
     /// The refusal the peer is sent: what was wrong and what to do.
-    fn admit(&self, hello: &Hello, peer: &PeerAddress) -> Result<Principal, Refusal>;
+    fn admit(&self, hello: &Hello, visit: &Visit) -> Result<Verdict, Refusal>;
 
-    /// Judges a connection that speaks HTTP or raw JSON, and so says nothing about itself. Must not block. Refuses
-    /// unless an implementation says otherwise: whoever brings its own rules must not be passed by.
+    /// Judges a request over HTTP, by its bearer token if there is one, or a connection that speaks raw JSON and so
+    /// says nothing about itself. Must not block. Refuses unless an implementation says otherwise: whoever brings its
+    /// own rules must not be passed by.
     ///
     /// # Errors
     /// The refusal the peer is sent.
-    fn admit_plain(&self, peer: &PeerAddress) -> Result<Principal, Refusal> {
+    fn admit_plain(&self, visit: &Visit, bearer: Option<&Secret>) -> Result<Principal, Refusal> {
+        let _ = bearer;
         Err(Refusal::new(
             Code::Unauthenticated,
             format!(
-                "{peer}: this explorer takes no HTTP or raw JSON from callers it can't identify; use: reachback call"
+                "{}: this explorer takes no HTTP or raw JSON from callers it can't identify; use: reachback call",
+                visit.peer
             ),
         ))
     }
 }
 
-/// Who a peer turned out to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Principal {
-    /// As what it came.
-    pub role: Role,
-    /// Its node id, or what a client calls itself.
-    pub id: NodeId,
+/// Where and how somebody came in: everything that is known before a word was said.
+#[derive(Debug, Clone)]
+pub struct Visit {
+    /// Who connected.
+    pub peer: PeerAddress,
+    /// What the listener asks. That of the Unix socket is [`Mode::Development`].
+    pub mode: Mode,
+    /// What TLS says of the peer, if it came over TLS.
+    pub tls: Option<Arc<TlsPeer>>,
 }
 
-/// Believes what peers say: for loopback, Unix sockets and links that are trusted by other means.
+/// What is to be done with a peer at the door.
+pub enum Verdict {
+    /// It is let in.
+    Admit(Principal),
+    /// It is let in if it proves that it knows this secret.
+    Prove {
+        /// What it must know.
+        secret: Arc<Secret>,
+        /// Who it is then.
+        then: Principal,
+    },
+    /// It gets the certificate that this makes, and is to dial again with it.
+    Enrol(BoxFuture<'static, Result<Enrolled, Refusal>>),
+}
+
+impl From<Principal> for Verdict {
+    fn from(who: Principal) -> Self {
+        Self::Admit(who)
+    }
+}
+
+impl std::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Admit(who) => f.debug_tuple("Admit").field(who).finish(),
+            Self::Prove { then, .. } => f.debug_struct("Prove").field("then", then).finish_non_exhaustive(),
+            Self::Enrol(_) => f.write_str("Enrol(..)"),
+        }
+    }
+}
+
+/// Believes what peers say, wherever they come in: for tests and for links that are trusted by other means.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Development;
 
 impl Authenticator for Development {
-    fn admit(&self, hello: &Hello, _peer: &PeerAddress) -> Result<Principal, Refusal> {
-        if hello.role == Role::Explorer {
-            return Err(Refusal::new(
-                Code::Denied,
-                "this version has no cluster: an explorer can't connect to another one; connect as a node or a client",
-            ));
-        }
-        Ok(Principal { role: hello.role, id: hello.id.clone() })
+    fn admit(&self, hello: &Hello, _visit: &Visit) -> Result<Verdict, Refusal> {
+        no_cluster(hello.role)?;
+        Ok(Principal::believed(hello.role, hello.id.clone()).into())
     }
 
-    fn admit_plain(&self, _peer: &PeerAddress) -> Result<Principal, Refusal> {
-        let id = NodeId::parse("visitor").expect("a constant that is a name");
-        Ok(Principal { role: Role::Client, id })
+    fn admit_plain(&self, _visit: &Visit, _bearer: Option<&Secret>) -> Result<Principal, Refusal> {
+        Ok(Principal::believed(Role::Client, visitor()))
     }
 }
 
-/// Whether this principal may open this substream. The one place where that is decided.
-///
-/// # Errors
-/// The refusal for the opener.
-pub fn authorise(principal: &Principal, open: &Open) -> Result<(), Refusal> {
-    if open.hop > 0 && principal.role != Role::Explorer {
-        return Err(Refusal::new(
-            Code::NotHere,
-            format!("hop is {}, but only an explorer may pass on what others opened; send 0", open.hop),
-        ));
-    }
-    match principal.role {
-        // A node is a caller like any other: its own services use those of other nodes over its line.
-        Role::Client | Role::Node => Ok(()),
-        Role::Explorer => Err(Refusal::new(Code::Denied, "this version has no cluster")),
-    }
+/// Whoever comes without a name of its own.
+pub(crate) fn visitor() -> NodeId {
+    NodeId::parse("visitor").expect("a constant that is a name")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn principal(role: Role) -> Principal {
-        Principal { role, id: "edge-7".parse().unwrap() }
-    }
-
-    #[test]
-    fn rights_table() {
-        for (role, hop, expected) in [
-            (Role::Client, 0, None),
-            (Role::Client, 1, Some(Code::NotHere)),
-            (Role::Node, 0, None),
-            (Role::Node, 1, Some(Code::NotHere)),
-            (Role::Explorer, 0, Some(Code::Denied)),
-        ] {
-            let mut open = Open::stream("edge-7/rpc".parse().unwrap());
-            open.hop = hop;
-            let outcome = authorise(&principal(role), &open);
-            assert_eq!(outcome.err().map(|refusal| refusal.code), expected, "{role:?} hop {hop}");
-        }
+/// Other explorers are for a later version.
+pub(crate) fn no_cluster(role: Role) -> Result<(), Refusal> {
+    match role {
+        Role::Node | Role::Client => Ok(()),
+        Role::Explorer => Err(Refusal::new(
+            Code::Denied,
+            "this version has no cluster: an explorer can't connect to another one; connect as a node or a client",
+        )),
     }
 }

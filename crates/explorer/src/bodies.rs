@@ -30,6 +30,8 @@ const PIECE: usize = 16 * 1024;
 pub(crate) struct Bodies {
     room: Arc<Semaphore>,
     budget: Arc<MemoryBudget>,
+    /// What one of them may have.
+    most: usize,
 }
 
 /// One body that grows; its room is given back on drop.
@@ -39,6 +41,7 @@ pub(crate) struct Body {
     room: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
     budget: Arc<MemoryBudget>,
+    most: usize,
     reserved: Reserved,
 }
 
@@ -57,8 +60,14 @@ pub(crate) struct Sending {
 }
 
 impl Bodies {
-    pub(crate) fn new(budget: Arc<MemoryBudget>) -> Self {
-        Self { room: Arc::new(Semaphore::new(limits::API_BODIES / UNIT)), budget }
+    /// Bodies of at most `most` bytes each.
+    pub(crate) fn new(budget: Arc<MemoryBudget>, most: usize) -> Self {
+        Self { room: Arc::new(Semaphore::new(limits::API_BODIES / UNIT)), budget, most }
+    }
+
+    /// What a request or an answer may have.
+    pub(crate) fn most(&self) -> usize {
+        self.most
     }
 
     pub(crate) fn begin(&self) -> Body {
@@ -67,6 +76,7 @@ impl Bodies {
             room: self.room.clone(),
             held: None,
             budget: self.budget.clone(),
+            most: self.most,
             reserved: self.budget.reserve(),
         }
     }
@@ -139,12 +149,8 @@ impl Body {
     /// `too_large` beyond the limit of one body, `saturated` beyond that of all.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
         let length = self.bytes.len() + bytes.len();
-        if length > limits::CALL_BODY_MAX {
-            let text = format!(
-                "the body of a call may have {} bytes; use a stream (connect, forward) for bulk data",
-                limits::CALL_BODY_MAX
-            );
-            return Err(Refusal::new(Code::TooLarge, text));
+        if length > self.most {
+            return Err(too_large(self.most));
         }
         self.claim(length)?;
         self.reserved.grow(bytes.len());
@@ -163,7 +169,7 @@ impl Body {
         }
         let held = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let missing = length.div_ceil(UNIT).saturating_sub(held);
-        // At most CALL_BODY_MAX / UNIT, which is far below u32::MAX.
+        // At most API_BODIES / UNIT, which is far below u32::MAX.
         let missing = u32::try_from(missing).unwrap_or(u32::MAX);
         match (self.room.clone().try_acquire_many_owned(missing), self.held.as_mut()) {
             (Ok(more), Some(held)) => held.merge(more),
@@ -178,13 +184,20 @@ impl Body {
     }
 }
 
+/// What a caller is told whose request is larger than a body may be.
+pub(crate) fn too_large(most: usize) -> Refusal {
+    let text =
+        format!("the body of a call may have {most} bytes; use a stream (connect, forward) for bulk data");
+    Refusal::new(Code::TooLarge, text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn all_bodies_together_have_a_bound_and_give_their_room_back() {
-        let bodies = Bodies::new(Arc::new(MemoryBudget::new(usize::MAX)));
+        let bodies = Bodies::new(Arc::new(MemoryBudget::new(usize::MAX)), limits::CALL_BODY_MAX);
         let piece = vec![b' '; limits::CALL_BODY_MAX];
         let mut held = Vec::new();
         for _ in 0..limits::API_BODIES / limits::CALL_BODY_MAX {
@@ -202,7 +215,7 @@ mod tests {
     #[test]
     fn they_are_part_of_what_the_process_may_hold() {
         let budget = Arc::new(MemoryBudget::new(1000));
-        let bodies = Bodies::new(budget.clone());
+        let bodies = Bodies::new(budget.clone(), 800);
         let mut body = bodies.begin();
         body.push(&[b' '; 751]).unwrap();
         assert_eq!(budget.used(), 751);
@@ -211,12 +224,15 @@ mod tests {
         drop(whole);
         assert_eq!(budget.used(), 0);
         bodies.begin().push(b"x").unwrap();
+        let refused = bodies.begin().push(&[b' '; 801]).unwrap_err();
+        assert_eq!(refused.code, Code::TooLarge);
+        assert!(refused.message.contains("800 bytes"), "{refused}");
     }
 
     #[test]
     fn an_answer_has_room_until_its_last_piece_is_taken() {
         let budget = Arc::new(MemoryBudget::new(usize::MAX));
-        let bodies = Bodies::new(budget.clone());
+        let bodies = Bodies::new(budget.clone(), limits::CALL_BODY_MAX);
         let free = || bodies.room.available_permits();
         let all = free();
         let held = bodies.hold(vec![b'x'; limits::API_BODIES - UNIT]).unwrap();

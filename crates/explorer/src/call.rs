@@ -95,7 +95,7 @@ pub(crate) async fn call(hub: &Arc<Hub>, call: Call) -> Result<Answer, Refusal> 
         Some(node) => direct::call(hub, &node, call).await?,
         None => over_session(hub, call, deadline).await?,
     };
-    Ok(Answer { head: answer.head, pieces: bounded(answer.pieces, deadline) })
+    Ok(Answer { head: answer.head, pieces: bounded(answer.pieces, deadline, hub.bodies.most()) })
 }
 
 /// Why a call under way has no answer.
@@ -111,6 +111,7 @@ pub(crate) fn broken(target: &Target, end: &StreamEnd) -> Refusal {
 fn bounded(
     pieces: BoxStream<'static, Result<Piece, Refusal>>,
     deadline: Instant,
+    most: usize,
 ) -> BoxStream<'static, Result<Piece, Refusal>> {
     stream::unfold(Some((pieces, 0)), move |state| async move {
         let (mut pieces, seen) = state?;
@@ -119,8 +120,8 @@ fn bounded(
             Err(_) => Err(too_late()),
         };
         Some(match next {
-            Ok(Piece::Data(bytes)) if seen + bytes.len() > limits::CALL_BODY_MAX => (Err(too_large()), None),
-            Ok(Piece::Item(bytes)) if seen + bytes.len() > limits::CALL_BODY_MAX => (Err(too_large()), None),
+            Ok(Piece::Data(bytes)) if seen + bytes.len() > most => (Err(too_large(most)), None),
+            Ok(Piece::Item(bytes)) if seen + bytes.len() > most => (Err(too_large(most)), None),
             Ok(Piece::Data(bytes)) => {
                 let seen = seen + bytes.len();
                 (Ok(Piece::Data(bytes)), Some((pieces, seen)))
@@ -139,11 +140,10 @@ pub(crate) fn too_late() -> Refusal {
     )
 }
 
-fn too_large() -> Refusal {
-    let limit = limits::CALL_BODY_MAX;
+fn too_large(most: usize) -> Refusal {
     Refusal::new(
         Code::TooLarge,
-        format!("the answer has more than {limit} bytes; use a stream (connect, forward) for bulk data"),
+        format!("the answer has more than {most} bytes; use a stream (connect, forward) for bulk data"),
     )
 }
 

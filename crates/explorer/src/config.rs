@@ -3,6 +3,8 @@
 //! This is the checked shape: files, flags and variables are the command line's business. A configuration that
 //! [`ExplorerConfig::check`] accepts can still meet a taken port, but no rule of ours.
 
+mod error;
+
 use std::{
     collections::BTreeSet,
     path::{Component, PathBuf},
@@ -11,13 +13,25 @@ use std::{
 };
 
 use reachback_link::{
-    Address, Cidr, Congestion, ListenAddress, MemoryBudget, SocketPlace, SocketWords, Stats as LinkStats,
+    Address, Cidr, Compression, Congestion, ListenAddress, MemoryBudget, SessionRules, SocketPlace,
+    SocketWords, Stats as LinkStats,
 };
-use reachback_wire::{NodeId, Target, text::sanitize};
+use reachback_wire::{
+    NodeId, Secret, Target,
+    rights::{NamePattern, PatternError, Right},
+};
 
 use tokio::runtime::Handle;
 
-use crate::{limits, stats::Stats};
+pub use error::ConfigError;
+
+use crate::{
+    limits,
+    modes::{ListenerConfig, Mode, TlsFiles, WebFiles},
+    rate::RateLimit,
+    security::SecurityConfig,
+    stats::Stats,
+};
 
 /// Everything an explorer is told.
 #[derive(Debug, Clone)]
@@ -26,6 +40,22 @@ pub struct ExplorerConfig {
     pub id: NodeId,
     /// TCP addresses that speak the tunnel. Empty: only the Unix socket.
     pub listen: Vec<ListenAddress>,
+    /// What the listeners of `listen` ask of whoever connects; without it each one's address decides.
+    pub mode: Option<Mode>,
+    /// Further TCP listeners, each with rules of its own.
+    pub listeners: Vec<ListenerConfig>,
+    /// Where nodes and users reach it from outside: what join strings say. Empty: a guess.
+    pub advertise: Vec<Address>,
+    /// What has to outlive the process: its authority, enrolments, tokens, revocations. Needed by listeners with TLS.
+    pub state_dir: Option<PathBuf>,
+    /// Certificates that somebody else made.
+    pub tls: Option<TlsFiles>,
+    /// A certificate for browsers, chosen by the name they ask for.
+    pub web: Option<WebFiles>,
+    /// What nodes and users whose certificates somebody else made may reach, by name.
+    pub callers: Vec<(NamePattern, Vec<Right>)>,
+    /// What everybody must know who connects to a listener without TLS, and may show on a permissive one.
+    pub secret: Option<Arc<Secret>>,
     /// The local socket. `None`: none, which leaves an explorer without `listen` unreachable.
     pub socket: Option<SocketConfig>,
     /// The group that the local socket belongs to, by number; unchanged without one.
@@ -41,7 +71,8 @@ pub struct ExplorerConfig {
     pub hero: Option<HeroCompat>,
     /// How often both ends of a session ask whether the other is there; everything about liveness follows from it.
     pub heartbeat: Duration,
-    /// Allows `listen` addresses that strangers can reach, although nothing is encrypted or authenticated.
+    /// Allows listeners that strangers can reach although nothing is encrypted, and makes plaintext the mode of those
+    /// that have none of their own.
     pub insecure_plaintext: bool,
     /// How long [`crate::Explorer::shutdown`] waits for sessions to say goodbye.
     pub shutdown_grace: Duration,
@@ -51,8 +82,18 @@ pub struct ExplorerConfig {
     pub link_stats: Arc<LinkStats>,
     /// What all peers together may make this process hold.
     pub budget: Arc<MemoryBudget>,
+    /// How often those who are in may open something; `None`: as often as they can.
+    pub rate_limit: Option<RateLimit>,
+    /// How its sessions watch over their connections.
+    pub rules: SessionRules,
+    /// What a request or an answer of a call may have, in bytes: at most [`limits::CALL_BODY_MAX`].
+    pub max_message: usize,
+    /// How many opens of one service may wait in order behind those in flight.
+    pub max_pending: usize,
     /// Which congestion control its sessions should have.
     pub congestion: Congestion,
+    /// Whether records may be compressed, towards nodes and clients that want it.
+    pub compression: Compression,
     /// Runtimes that take connections besides the one that starts the explorer. Each should be of one thread; whoever
     /// made them keeps them running until the explorer has ended.
     pub runtimes: Vec<Handle>,
@@ -119,87 +160,20 @@ pub struct Publication {
     pub target: Target,
 }
 
-/// A configuration that breaks a rule.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// A tunnel listener that strangers could reach.
-    #[error(
-        "listen {0}: other machines can reach it, and this version has no TLS: anyone on the way could read and change \
-         what passes, and anyone could connect. Listen on 127.0.0.1, or, on a network you trust, add --insecure-plaintext"
-    )]
-    Plaintext(ListenAddress),
-    /// A Unix path where a TCP address belongs.
-    #[error("{key} {address}: a Unix socket can't be used here; {remedy}")]
-    UnixPath {
-        /// The key of the configuration.
-        key: &'static str,
-        /// What was given.
-        address: ListenAddress,
-        /// What to write instead.
-        remedy: &'static str,
-    },
-    /// A publication of something that is no service of a node.
-    #[error("publish {listen}={target}: only a service of a node can be published, as in 5432=edge-7/db")]
-    PublishTarget {
-        /// Where it was to listen.
-        listen: ListenAddress,
-        /// What it was to lead to.
-        target: Target,
-    },
-    /// A publication of a node that is dialled from here.
-    #[error(
-        "publish {listen}={target}: this explorer dials that node itself, and publishes only what is reached through a \
-         tunnel; let visitors connect to {address}, or run reachback node beside it"
-    )]
-    PublishDirect {
-        /// Where it was to listen.
-        listen: ListenAddress,
-        /// What it was to lead to.
-        target: Target,
-        /// Where that is.
-        address: Address,
-    },
-    /// Nothing could ever connect.
-    #[error(
-        "this explorer has neither a TCP address nor a Unix socket, so nothing could reach it; give it --listen or --socket"
-    )]
-    Unreachable,
-    /// A socket path that is not absolute.
-    #[error("socket {0:?}: the path must be absolute")]
-    RelativeSocket(PathBuf),
-    /// Permission bits that are none.
-    #[error(
-        "socket mode {0:o}: permission bits go from 0600 to 0777, and the owner must be able to read and write"
-    )]
-    SocketMode(u32),
-    /// A host name that can't be one.
-    #[error("host \"{}\": write a name as browsers send it, without scheme and port, as in hub.example.com", sanitize(.0, 80))]
-    Host(String),
-    /// Two direct nodes of one name.
-    #[error("node {0} has two addresses; a node has one")]
-    DirectTwice(NodeId),
-    /// Requests are to be forwarded, and nothing says to whom.
-    #[error("compat.hero: forward needs node_fields, the members that name a node, as in [\"node_id\"]")]
-    ForwardWithoutFields,
-    /// A directory that is no place, or every place.
-    #[error(
-        "compat.hero.heartbeat_sockets {0:?}: write the absolute path of a directory of its own, without .., as in /run/hero"
-    )]
-    HeartbeatSockets(PathBuf),
-    /// A heartbeat that would make liveness meaningless.
-    #[error("heartbeat {given:?}: it must lie between {min:?} and {max:?}", min = limits::HEARTBEAT_MIN, max = limits::HEARTBEAT_MAX)]
-    Heartbeat {
-        /// What was given.
-        given: Duration,
-    },
-}
-
 impl ExplorerConfig {
     /// An explorer with this name, the standard heartbeat and nothing to listen on yet.
     pub fn new(id: NodeId) -> Self {
         Self {
             id,
             listen: Vec::new(),
+            mode: None,
+            listeners: Vec::new(),
+            advertise: Vec::new(),
+            state_dir: None,
+            tls: None,
+            web: None,
+            callers: Vec::new(),
+            secret: None,
             socket: None,
             socket_group: None,
             publish: Vec::new(),
@@ -212,9 +186,20 @@ impl ExplorerConfig {
             stats: Arc::default(),
             link_stats: Arc::default(),
             budget: Arc::new(MemoryBudget::new(limits::PROCESS_BUDGET)),
+            rate_limit: None,
+            rules: SessionRules::default(),
+            max_message: limits::CALL_BODY_MAX,
+            max_pending: limits::SERVICE_OPENS_WAITING,
             congestion: Congestion::default(),
+            compression: Compression::default(),
             runtimes: Vec::new(),
         }
+    }
+
+    /// What the core of its security has to know of it.
+    pub(crate) fn security(&self) -> Result<SecurityConfig, PatternError> {
+        let files = self.tls.clone().unwrap_or_default();
+        SecurityConfig { files, ..SecurityConfig::new(self.id.clone()) }.allow(&self.callers)
     }
 
     /// Checks every rule that needs no system call.
@@ -222,21 +207,15 @@ impl ExplorerConfig {
     /// # Errors
     /// The first rule that is broken, with what to type instead.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if self.listen.is_empty() && self.socket.is_none() {
+        let listeners = self.all_listeners();
+        if listeners.is_empty() && self.socket.is_none() {
             return Err(ConfigError::Unreachable);
         }
-        for address in &self.listen {
-            if matches!(address, ListenAddress::Unix(_)) {
-                return Err(ConfigError::UnixPath {
-                    key: "listen",
-                    address: address.clone(),
-                    remedy: "use --socket for it",
-                });
-            }
-            if !address.is_loopback() && !self.insecure_plaintext {
-                return Err(ConfigError::Plaintext(address.clone()));
-            }
+        if let Some(unix) = listeners.iter().find(|one| matches!(one.address, ListenAddress::Unix(_))) {
+            let (address, remedy) = (unix.address.clone(), "use --socket for it");
+            return Err(ConfigError::UnixPath { key: "listen", address, remedy });
         }
+        self.check_modes()?;
         if let Some(socket) = &self.socket {
             if !socket.path.is_absolute() {
                 return Err(ConfigError::RelativeSocket(socket.path.clone()));
@@ -280,6 +259,21 @@ impl ExplorerConfig {
         }
         if !(limits::HEARTBEAT_MIN..=limits::HEARTBEAT_MAX).contains(&self.heartbeat) {
             return Err(ConfigError::Heartbeat { given: self.heartbeat });
+        }
+        self.rules.check()?;
+        if let Some(given) = self.rules.io_timeout
+            && given < 2 * self.heartbeat
+        {
+            return Err(ConfigError::IoTimeout { given, heartbeat: self.heartbeat });
+        }
+        if let Some(limit) = &self.rate_limit {
+            limit.check()?;
+        }
+        if !(1..=limits::CALL_BODY_MAX).contains(&self.max_message) {
+            return Err(ConfigError::MaxMessage(self.max_message));
+        }
+        if !(1..=limits::OPENS_WAITING_MAX).contains(&self.max_pending) {
+            return Err(ConfigError::MaxPending(self.max_pending));
         }
         Ok(())
     }

@@ -5,7 +5,12 @@
 //! registry; and the wish of the explorer to stop. However it ends, the registry learns why, and only then is the
 //! place given up.
 
-use std::{collections::VecDeque, convert::Infallible, future::pending, sync::Arc};
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    future::pending,
+    sync::{Arc, OnceLock},
+};
 
 use reachback_link::{
     Inbound, InboundError, Incoming, PeerAddress, Session, SessionConfig, SessionEnd, relay_until, session,
@@ -17,17 +22,21 @@ use reachback_wire::{
 };
 use tokio::{
     task::JoinSet,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::{self, authorise},
     api,
-    auth::{Principal, authorise},
+    auth::Principal,
     direct,
     hub::Hub,
     ingress::Admitted,
+    leash::Leash,
     limits,
     line::Line,
+    renewal::Renewals,
     route::no_own_service,
     stats::count,
     worker::note,
@@ -36,6 +45,9 @@ use crate::{
 /// Serves an admitted peer until its session ends.
 pub(crate) async fn serve(hub: Arc<Hub>, admitted: Box<Admitted>) {
     let Standing { id, opener, session, incoming, mut driving, mut line } = stand(&hub, admitted);
+    let _place = hub.present.enter(id, &opener.who);
+    // As long as it is held, nobody else takes an id that others may take.
+    let _attendance = hub.security().map(|security| security.attend(&opener.who));
     let mut substreams = JoinSet::new();
     let end = {
         let serving = serve_inbound(&hub, &opener, &session, incoming, &mut substreams);
@@ -43,8 +55,14 @@ pub(crate) async fn serve(hub: Arc<Hub>, admitted: Box<Admitted>) {
             hub.stopping.cancelled().await;
             session.close(Code::Draining, "the explorer is stopping");
         };
+        let leash = Leash::of(&hub, &opener.who);
+        let pulled = async {
+            let refusal = leash.pulled().await;
+            count(&hub.stats.cut);
+            cut(&session, &opener, refusal).await;
+        };
         let beside = async {
-            tokio::join!(serving, line.run(), stopping);
+            tokio::join!(serving, line.run(), stopping, pulled);
             pending::<Infallible>().await
         };
         // Only the driver knows when it is over, and why.
@@ -78,7 +96,7 @@ struct Standing {
 
 /// Begins the session. Not part of [`serve`], whose task would keep the room for everything that is only needed here.
 fn stand(hub: &Hub, admitted: Box<Admitted>) -> Standing {
-    let Admitted { established, id, who, peer, presence } = *admitted;
+    let Admitted { established, id, who, peer, tls, presence } = *admitted;
     tracing::info!(session = %id, role = ?who.role, id = %who.id, %peer, "connected");
     let config = SessionConfig {
         side: established.side,
@@ -87,14 +105,16 @@ fn stand(hub: &Hub, admitted: Box<Admitted>) -> Standing {
         stats: hub.link_stats.clone(),
         budget: hub.budget.clone(),
         congestion: hub.congestion.clone(),
+        compression: hub.compression.with_peer(&established.hello.features),
+        rules: hub.rules,
     };
     let (session, incoming, control, driver) = session(established.transport, config);
     let mut driving = JoinSet::new();
     driving.spawn(driver);
-    let caller =
-        Caller { role: who.role, id: who.id.to_string(), session: Some(id), address: Some(peer.to_string()) };
-    let line = Line::new(presence, control, session.clone());
-    Standing { id, opener: Arc::new(Opener { caller, who, peer }), session, incoming, driving, line }
+    let caller = access::caller(&who, Some(id), peer.to_string());
+    let line = Line::new(presence, control, session.clone(), Renewals::new(hub.security(), tls, &peer));
+    let opener = Arc::new(Opener { caller, who, peer, cut: Cut::default() });
+    Standing { id, opener, session, incoming, driving, line }
 }
 
 /// Who opens substreams on this connection.
@@ -102,6 +122,42 @@ struct Opener {
     who: Principal,
     caller: Caller,
     peer: PeerAddress,
+    cut: Cut,
+}
+
+/// The end of everything that an opener has under way, before it ends by itself.
+#[derive(Default)]
+struct Cut {
+    now: CancellationToken,
+    why: OnceLock<Refusal>,
+}
+
+impl Cut {
+    fn begin(&self, why: Refusal) {
+        // The first reason stands.
+        let _ = self.why.set(why);
+        self.now.cancel();
+    }
+
+    /// Ready once it has begun, with the reason.
+    async fn begun(&self) -> Refusal {
+        self.now.cancelled().await;
+        self.why.get().cloned().unwrap_or_else(|| Refusal::new(Code::Revoked, "the session was cut"))
+    }
+}
+
+/// Ends what the opener has under way, with the reason at both ends, and then its session.
+async fn cut(session: &Session, opener: &Opener, refusal: Refusal) {
+    tracing::warn!(id = %opener.who.id, %refusal, "a session is cut");
+    opener.cut.begin(refusal.clone());
+    let ending = async {
+        while session.substreams() > 0 {
+            sleep(limits::CUT_LOOK).await;
+        }
+    };
+    // What does not end by then ends with the session.
+    drop(timeout(limits::CUT_GRACE, ending).await);
+    session.close(refusal.code, &refusal.message);
 }
 
 /// What became of one inbound substream.
@@ -167,30 +223,40 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
         }
     };
     let target = open.target.clone();
-    if let Err(refusal) = authorise(&opener.who, &open).and_then(|()| supported(&open)) {
-        count(&hub.stats.opens_refused);
-        inbound.refuse(refusal.clone()).await;
-        return outcome(&opener, target.as_ref(), Err(InboundError::Refused(refusal)));
-    }
+    let Opener { who, caller, peer, .. } = &*opener;
+    let allowed =
+        authorise(who, caller, &open, &hub.registry).and_then(|allowed| supported(&open).map(|()| allowed));
+    let allowed = allowed.and_then(|allowed| match &target {
+        // Each of its requests is counted where it is read.
+        Some(Target::Explorer { .. }) => Ok(allowed),
+        _ => hub.rates.admit(who, target.as_ref()).map(|()| allowed),
+    });
+    let allowed = match allowed {
+        Ok(allowed) => allowed,
+        Err(refusal) => {
+            count(&hub.stats.opens_refused);
+            inbound.refuse(refusal.clone()).await;
+            return outcome(&opener, target.as_ref(), Err(InboundError::Refused(refusal)));
+        }
+    };
     let served = match &target {
         // Boxed: what a call or a beginning needs is many times what an idle stream keeps.
-        Some(Target::Explorer { .. }) => {
-            Box::pin(api::serve(&hub, inbound, &open, &opener.who, &opener.caller, &opener.peer)).await
-        }
+        Some(Target::Explorer { .. }) => Box::pin(api::serve(&hub, inbound, &open, who, caller, peer)).await,
+        // It has to be read before anything of it reaches the service.
+        Some(_) if allowed.by_method => Box::pin(api::serve(&hub, inbound, &open, who, caller, peer)).await,
         Some(target) if let Some(node) = direct::find(&hub, target) => match open.kind {
-            OpenKind::Call => {
-                Box::pin(api::serve(&hub, inbound, &open, &opener.who, &opener.caller, &opener.peer)).await
-            }
+            OpenKind::Call => Box::pin(api::serve(&hub, inbound, &open, who, caller, peer)).await,
             OpenKind::Stream | OpenKind::Control => {
                 Box::pin(direct::serve(&hub, inbound, &node, target, &open)).await
             }
         },
         Some(Target::Service { .. } | Target::Dial { .. }) | None => {
-            let overdue = overdue(&open);
-            match Box::pin(inbound.answer(hub.router.open(open, opener.caller.clone()))).await {
+            let ending = ending(&opener, &open, allowed.until);
+            let caller = Caller { granted: allowed.until.is_some(), ..caller.clone() };
+            match Box::pin(inbound.answer(hub.router.open(open, caller))).await {
                 Ok((from, to)) => {
-                    let relayed = relay_until(from, to, overdue).await;
-                    tracing::debug!(id = %opener.who.id, target = ?target.as_ref().map(ToString::to_string),
+                    let relayed = relay_until(from, to, ending).await;
+                    tracing::debug!(id = %who.id, target = ?target.as_ref().map(ToString::to_string),
                         to_service = relayed.to_peer, from_service = relayed.from_peer, end = ?relayed.end, "a stream ended");
                     Ok(())
                 }
@@ -201,20 +267,40 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
     outcome(&opener, target.as_ref(), served)
 }
 
-/// Ready when a call should long have been ended by its node, with what both sides are told then. A stream has no
-/// limit.
-fn overdue(open: &Open) -> impl Future<Output = Refusal> + use<> {
-    let limit = open.deadline().unwrap_or(limits::OPEN_TIMEOUT).min(limits::OPEN_DEADLINE_MAX);
-    let limit = (open.kind == OpenKind::Call).then(|| Instant::now() + limit + limits::CALL_GRACE);
+/// Ready when what was opened has to end although nobody at its two ends has ended it, with what they are told then: a
+/// call that its node should long have ended, what a grant let through that is over, and everything of an opener that
+/// is cut. A stream that needed no grant has no limit of its own.
+fn ending(
+    opener: &Arc<Opener>,
+    open: &Open,
+    granted_until: Option<Instant>,
+) -> impl Future<Output = Refusal> + use<> {
+    let overdue = (open.kind == OpenKind::Call).then(|| {
+        let limit = open.deadline().unwrap_or(limits::OPEN_TIMEOUT).min(limits::OPEN_DEADLINE_MAX);
+        Instant::now() + limit + limits::CALL_GRACE
+    });
+    let first = [overdue, granted_until].into_iter().flatten().min();
+    let opener = opener.clone();
     async move {
-        match limit {
-            Some(limit) => sleep_until(limit).await,
-            None => pending().await,
+        let time_is_up = async {
+            match first {
+                Some(first) => sleep_until(first).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            refusal = opener.cut.begun() => refusal,
+            () = time_is_up => match granted_until {
+                Some(until) if Some(until) == first => Refusal::new(
+                    Code::Expired,
+                    "the node's grant for this is over; whoever runs the node can give another one: reachback grant",
+                ),
+                _ => Refusal::new(
+                    Code::Timeout,
+                    "neither the service nor its node answered within the deadline of the call",
+                ),
+            },
         }
-        Refusal::new(
-            Code::Timeout,
-            "neither the service nor its node answered within the deadline of the call",
-        )
     }
 }
 

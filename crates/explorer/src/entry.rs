@@ -7,12 +7,13 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
 use reachback_link::Session;
 use reachback_wire::{
-    Code, EndReport, Generation, HealthState, NodeId, ServiceInfo, ServiceName, Services, SessionId,
-    text::sanitize,
+    CallerPattern, Code, EndReport, Generation, HealthState, NodeId, ServiceInfo, ServiceName, Services,
+    SessionId, text::sanitize,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{sync::watch, time::Instant};
@@ -53,6 +54,16 @@ pub(crate) struct Declared {
     pub(crate) services: Vec<ServiceInfo>,
     /// Its labels.
     pub(crate) labels: BTreeMap<String, String>,
+    /// Whom it lets in for a while, whatever their rights.
+    pub(crate) grants: Vec<Grant>,
+}
+
+/// A grant that a node has announced.
+#[derive(Debug, Clone)]
+pub(crate) struct Grant {
+    pub(crate) service: ServiceName,
+    pub(crate) to: CallerPattern,
+    pub(crate) until: Instant,
 }
 
 /// What the registry wants of a session.
@@ -295,7 +306,13 @@ impl From<Services> for Declared {
             info
         });
         let labels = said.labels.iter().map(|(k, v)| (sanitize(k, limits::TEXT), sanitize(v, limits::TEXT)));
-        Self { services: services.collect(), labels: labels.collect() }
+        let now = Instant::now();
+        let grants = said.grants.into_iter().take(limits::GRANTS_PER_NODE).map(|grant| Grant {
+            service: grant.service,
+            to: grant.to,
+            until: now + Duration::from_millis(grant.left_ms).min(limits::GRANT_MAX),
+        });
+        Self { services: services.collect(), labels: labels.collect(), grants: grants.collect() }
     }
 }
 

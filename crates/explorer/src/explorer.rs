@@ -4,20 +4,28 @@
 //! Every task belongs to the [`Explorer`]; dropping it ends them, and [`Explorer::shutdown`] ends them in an order
 //! that lets everyone be told.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use reachback_link::{ListenAddress, Listener, LocalAddress, Net, SocketError, SocketFile};
-use reachback_wire::Target;
-use tokio::{runtime::Handle, sync::watch, task::JoinSet};
+use reachback_wire::{Refusal, Target};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    task::{JoinSet, spawn_blocking},
+};
 
 use crate::{
-    auth::{Authenticator, Development},
+    auth::Authenticator,
     config::{ConfigError, ExplorerConfig},
     direct,
     events::Watcher,
     hub::Hub,
-    listen::accept_loop,
+    join::{self, JoinLine},
+    judge::Judge,
+    keys::{Keys, KeysError},
+    listen::{ListenerRules, accept_loop},
     publish::Published,
+    security::{Actor, Security},
     stats::Stats,
     view::{NodeView, NodesView},
     worker,
@@ -64,16 +72,23 @@ pub enum StartError {
     /// The Unix socket can't be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
+    /// Certificates, tokens or what is known of them can't be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
 }
 
 impl Explorer {
-    /// Starts an explorer that believes what peers say about themselves ([`Development`]). The tasks run on the
-    /// caller's runtime; connections also on those of the configuration.
+    /// Starts an explorer that asks of peers what the modes of its listeners say. Where one of them has TLS, it makes
+    /// or loads its certificates first. The tasks run on the caller's runtime; connections also on those of the
+    /// configuration.
     ///
     /// # Errors
     /// The first thing that is wrong, and what to do about it.
     pub async fn start(config: ExplorerConfig, net: Arc<dyn Net>) -> Result<Self, StartError> {
-        Self::start_with(config, net, Arc::new(Development)).await
+        config.check()?;
+        let keys = load_keys(&config).await?;
+        let judge = Judge::new(&config, keys.as_ref().map(|keys| keys.security.clone()));
+        Self::run_with(config, net, Arc::new(judge), keys).await
     }
 
     /// As [`Explorer::start`], with the caller's own judgement of who may come in.
@@ -86,7 +101,17 @@ impl Explorer {
         authenticator: Arc<dyn Authenticator>,
     ) -> Result<Self, StartError> {
         config.check()?;
-        let hub = Arc::new(Hub::new(&config, net.clone(), authenticator));
+        let keys = load_keys(&config).await?;
+        Self::run_with(config, net, authenticator, keys).await
+    }
+
+    async fn run_with(
+        config: ExplorerConfig,
+        net: Arc<dyn Net>,
+        authenticator: Arc<dyn Authenticator>,
+        keys: Option<Keys>,
+    ) -> Result<Self, StartError> {
+        let hub = Arc::new(Hub::new(&config, net.clone(), authenticator, keys));
         let failed = |key, address: &ListenAddress| {
             let address = address.clone();
             move |source| StartError::Listen { key, address, source }
@@ -94,16 +119,17 @@ impl Explorer {
 
         let mut addresses = Addresses::default();
         let mut listeners = Vec::new();
-        for address in &config.listen {
-            let listener = net.listen(address).await.map_err(failed("listen", address))?;
+        for (wanted, has) in config.all_listeners().into_iter().zip(config.modes()) {
+            let listener = net.listen(&wanted.address).await.map_err(failed("listen", &wanted.address))?;
             addresses.listen.push(listener.local());
-            listeners.push(listener);
+            let (allow, proxy_from) = (wanted.allow, wanted.proxy_from);
+            listeners.push((listener, ListenerRules { mode: has.mode, allow, proxy_from }));
         }
         let mut socket = None;
         if let Some(wanted) = &config.socket {
             let (listener, file) = wanted.place(config.socket_group).bind().await?;
             addresses.socket = Some(wanted.path.clone());
-            listeners.push(Listener::unix(listener, wanted.path.clone()));
+            listeners.push((Listener::unix(listener, wanted.path.clone()), ListenerRules::local()));
             socket = Some(file);
         }
         let mut published = Vec::new();
@@ -115,6 +141,7 @@ impl Explorer {
         }
 
         // Set once: nobody else has this hub yet.
+        let _ = hub.whereabouts.set(join::whereabouts(&config, &addresses));
         let _ = hub.addresses.set(addresses.clone());
         let mut explorer = Self {
             hub: hub.clone(),
@@ -130,10 +157,18 @@ impl Explorer {
             explorer.run_on(&runtime, "worker", worker::run(hub.clone(), inbox));
         }
         explorer.run("watch over nodes with an address", direct::watch_over(hub.clone()));
-        for listener in listeners {
-            let (hub, workers) = (hub.clone(), workers.clone());
+        if hub.keys.is_some() {
+            let hub = hub.clone();
+            explorer.run("care for its certificates", async move {
+                if let Some(keys) = &hub.keys {
+                    hub.closing.run_until_cancelled(keys.follow()).await;
+                }
+            });
+        }
+        for (listener, rules) in listeners {
+            let (hub, workers, rules) = (hub.clone(), workers.clone(), Arc::new(rules));
             explorer.run("accept loop", async move {
-                accept_loop(listener, workers, &hub.stats.accept_pauses, hub.closing.clone()).await;
+                accept_loop(listener, rules, workers, &hub.stats.accept_pauses, hub.closing.clone()).await;
             });
         }
         for publication in published {
@@ -155,6 +190,35 @@ impl Explorer {
     /// Follows changes of nodes from now on.
     pub fn watch(&self) -> Watcher {
         self.hub.registry.watch()
+    }
+
+    /// What knows its certificates, tokens and what was revoked; none where no listener has TLS.
+    pub fn security(&self) -> Option<&Arc<Security>> {
+        self.hub.security()
+    }
+
+    /// A join string that lets in one node, of whatever name, within this time; `None` where no listener has TLS.
+    /// Writes to the state directory.
+    ///
+    /// # Errors
+    /// The token can't be made or kept.
+    pub async fn first_join(&self, ttl: Duration) -> Result<Option<JoinLine>, Refusal> {
+        if self.hub.keys.is_none() {
+            return Ok(None);
+        }
+        let by = Actor::new("whoever started the explorer", "its terminal");
+        join::create(&self.hub, join::one_node(ttl), by).await.map(|(line, _)| Some(line))
+    }
+
+    /// Reads the files of certificates again and shows what is in them from the next handshake on. Sessions that stand
+    /// go on. Nothing to do where no listener has TLS.
+    ///
+    /// # Errors
+    /// The first file that can't be used, and why; what was in use stays in use.
+    pub async fn reload(&self) -> Result<(), KeysError> {
+        let hub = self.hub.clone();
+        let reading = spawn_blocking(move || hub.keys.as_ref().map_or(Ok(()), Keys::reload));
+        reading.await.unwrap_or_else(|error| Err(KeysError::Panicked(error.to_string())))
     }
 
     /// Its counters.
@@ -201,6 +265,14 @@ impl Explorer {
             runtime,
         );
     }
+}
+
+/// What listeners with TLS need, if there are any.
+async fn load_keys(config: &ExplorerConfig) -> Result<Option<Keys>, KeysError> {
+    let (true, Some(state_dir)) = (config.is_secured(), config.state_dir.clone()) else { return Ok(None) };
+    let (rules, web) = (config.security()?, config.web.clone());
+    let loading = spawn_blocking(move || Keys::load(Arc::new(Security::open(&state_dir, rules)?), web));
+    loading.await.unwrap_or_else(|error| Err(KeysError::Panicked(error.to_string()))).map(Some)
 }
 
 /// Rings when a loop ends, by return or by panic, before it was told to.

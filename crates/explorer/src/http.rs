@@ -1,8 +1,9 @@
 //! HTTP on the tunnel port and the Unix socket: the API, calls to services, and whether this explorer is well.
 //!
 //! A browser on somebody's desk reaches loopback ports too. So requests are taken only as `application/json`, which a
-//! page of another site can't send without asking first, and only for hosts that can't be somebody else's name for
-//! this machine. The JSON itself is passed on as bytes; an answer that breaks off breaks the connection.
+//! page of another site can't send without asking first, and, without TLS, only for hosts that can't be somebody else's
+//! name for this machine. Who asks is decided once for each request, before anything looks at where it is to go. The JSON
+//! itself is passed on as bytes; an answer that breaks off breaks the connection.
 
 use std::{convert::Infallible, net::IpAddr, pin::pin, sync::Arc, time::Duration};
 
@@ -19,34 +20,35 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use reachback_link::{PeerAddress, Transport};
 use reachback_wire::{
-    Code, Open, Refusal, Role, Target, headers::is_hop_by_hop, open::Caller, text::sanitize,
+    Code, Open, Refusal, Secret, Target, headers::is_hop_by_hop, open::Caller, text::sanitize,
 };
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::{
+    access::{self, authorise},
     api::{self, Asking, Reply, rpc},
-    auth::{Principal, authorise},
-    bodies::Whole,
+    auth::{Principal, Visit},
+    bodies::{self, Whole},
     call::{Answer, Piece, RequestHead},
     headers::headers,
     hub::Hub,
     items::ItemFormat,
+    leash::Leash,
     limits,
     stats::count,
     strict::Strict,
 };
 
-type Body = UnsyncBoxBody<Bytes, Refusal>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Refusal>;
 
 /// Serves one connection, as many requests as its client sends.
-pub(crate) async fn serve(hub: Arc<Hub>, transport: Transport, peer: PeerAddress, who: Principal) {
-    let caller =
-        Caller { role: Role::Client, id: who.id.to_string(), session: None, address: Some(peer.to_string()) };
-    let visitor = Arc::new(Visitor { who, caller, peer: peer.clone() });
+pub(crate) async fn serve(hub: Arc<Hub>, transport: Transport, visit: Visit) {
+    let peer = visit.peer.clone();
+    let visit = Arc::new(visit);
     let stopping = hub.stopping.clone();
     let service = service_fn(move |request| {
-        let (hub, visitor) = (hub.clone(), visitor.clone());
-        async move { Ok::<_, Infallible>(respond(&hub, &visitor, request).await) }
+        let (hub, visit) = (hub.clone(), visit.clone());
+        async move { Ok::<_, Infallible>(respond(&hub, &visit, request).await) }
     });
     let connection = http1::Builder::new()
         .half_close(true)
@@ -68,22 +70,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, transport: Transport, peer: PeerAddress
     }
 }
 
-/// Who is at the other end of the connection.
-#[derive(Clone)]
-struct Visitor {
-    who: Principal,
-    caller: Caller,
-    peer: PeerAddress,
-}
-
-impl Visitor {
-    /// Through the Unix socket, where no browser comes.
-    fn is_local(&self) -> bool {
-        matches!(self.peer, PeerAddress::Unix { .. })
-    }
-}
-
-async fn respond(hub: &Arc<Hub>, visitor: &Visitor, request: Request<Incoming>) -> Response<Body> {
+async fn respond(hub: &Arc<Hub>, visit: &Visit, mut request: Request<Incoming>) -> Response<Body> {
     count(&hub.stats.http_requests);
     let method = match request.method() {
         method if *method == Method::HEAD => Method::GET,
@@ -97,11 +84,22 @@ async fn respond(hub: &Arc<Hub>, visitor: &Visitor, request: Request<Incoming>) 
         (&Method::GET, "/readyz") => return text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
         _ => {}
     }
-    if !visitor.is_local()
-        && let Some(refused) = refuse_host(hub, &request)
-    {
+    // No browser comes through the Unix socket, and whoever answers over TLS for a name has a certificate for it.
+    let anybody = visit.tls.is_none() && !matches!(visit.peer, PeerAddress::Unix { .. });
+    if anybody && let Some(refused) = refuse_host(hub, &request) {
         return refused;
     }
+    let who = match identify(hub, visit, request.headers_mut()) {
+        Ok(who) => who,
+        Err(refused) => {
+            count(&hub.stats.plain_refused);
+            tracing::info!(peer = %visit.peer, refusal = %refused, "an HTTP request is refused");
+            drain(request.body_mut()).await;
+            return problem(&[], refused);
+        }
+    };
+    let caller = access::caller(&who, None, visit.peer.to_string());
+    let visitor = &Visitor { who, caller, peer: visit.peer.clone() };
     match (&method, path.as_str()) {
         (&Method::GET, "/openrpc.json") => json(StatusCode::OK, rpc::bytes(&api::openrpc())),
         (&Method::POST, "/rpc") => post(hub, visitor, request, None).await,
@@ -115,6 +113,35 @@ async fn respond(hub: &Arc<Hub>, visitor: &Visitor, request: Request<Incoming>) 
         (_, path) if target(path).is_some() => not_allowed("POST"),
         (_, path) => not_found(path),
     }
+}
+
+/// Who sent a request.
+struct Visitor {
+    who: Principal,
+    caller: Caller,
+    peer: PeerAddress,
+}
+
+/// Who sends a request. Over TLS its `Authorization` is for this explorer, and taken out, so that no service learns the
+/// token; without TLS it is the service's business.
+fn identify(hub: &Hub, visit: &Visit, headers: &mut HeaderMap) -> Result<Principal, Refusal> {
+    if headers.get_all(header::AUTHORIZATION).iter().nth(1).is_some() {
+        return Err(Refusal::new(Code::BadFrame, "a request has one Authorization header at most"));
+    }
+    let bearer = if visit.tls.is_some() {
+        headers.remove(header::AUTHORIZATION).map(|given| bearer(&given)).transpose()?
+    } else {
+        None
+    };
+    hub.authenticator.admit_plain(visit, bearer.as_ref())
+}
+
+fn bearer(given: &HeaderValue) -> Result<Secret, Refusal> {
+    let token = given.to_str().ok().and_then(|text| {
+        let (scheme, token) = text.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| Secret::new(token.trim()))
+    });
+    token.ok_or_else(|| Refusal::new(Code::Unauthenticated, "the header Authorization must be: Bearer TOKEN"))
 }
 
 /// `/n/NODE/SERVICE` and `/n/NODE/SERVICE/rpc`.
@@ -148,7 +175,8 @@ async fn post(
     let format = ItemFormat::wanted(&parts.headers);
     let head = RequestHead { headers: headers(&parts.headers), stream: format.is_some() };
     let format = format.unwrap_or(ItemFormat::Lines);
-    let Visitor { who, caller, peer } = visitor.clone();
+    let (who, caller, peer) = (visitor.who.clone(), visitor.caller.clone(), visitor.peer.clone());
+    let leash = Leash::of(hub, &who);
     let asking = Asking { who, caller, peer, head, deadline };
     let body = match timeout_at(asking.deadline(), read(hub, &mut incoming)).await {
         Ok(Ok(body)) => body,
@@ -158,20 +186,27 @@ async fn post(
         }
         Err(_) => return problem(&[], Refusal::new(Code::Timeout, "the request did not come in time")),
     };
-    let reply = match target {
-        Some(target) if !matches!(target, Target::Explorer { .. }) => {
-            match api::pass_on(hub, target, body.bytes.clone(), &asking).await {
-                Ok(answer) => Reply::Passed(answer),
-                Err(refusal) => return problem(&body.bytes, refusal),
+    let work = async {
+        match target {
+            Some(target) if !matches!(target, Target::Explorer { .. }) => {
+                hub.rates.admit(&asking.who, Some(&target))?;
+                api::pass_on(hub, target, body.bytes.clone(), &asking).await.map(Reply::Passed)
+            }
+            own => {
+                let own = own.unwrap_or_else(|| api::target().clone());
+                let open = Open::call(own, limits::API_TIMEOUT);
+                authorise(&asking.who, &asking.caller, &open, &hub.registry)?;
+                Ok(api::answer(hub, &body.bytes, &asking).await)
             }
         }
-        own => {
-            let own = own.unwrap_or_else(api_target);
-            if let Err(refusal) = authorise(&asking.who, &Open::call(own, limits::API_TIMEOUT)) {
-                return problem(&body.bytes, refusal);
-            }
-            api::answer(hub, &body.bytes, &asking).await
-        }
+    };
+    let reply = tokio::select! {
+        reply = work => reply,
+        refusal = leash.pulled() => Err(refusal),
+    };
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(refusal) => return problem(&body.bytes, refusal),
     };
     match reply {
         Reply::Nothing => empty(StatusCode::NO_CONTENT),
@@ -182,14 +217,16 @@ async fn post(
         Reply::Items(items) => {
             let mut writer = format.writer();
             let items = items.map(move |item| Ok(Frame::data(writer.item(&item))));
-            with_type(StatusCode::OK, format.content_type(), StreamBody::new(items).boxed_unsync())
+            with_type(
+                StatusCode::OK,
+                format.content_type(),
+                leash.hold(StreamBody::new(items).boxed_unsync()),
+            )
         }
-        Reply::Passed(answer) => passed(hub, answer, parts.version, &body.bytes, format).await,
+        Reply::Passed(answer) => {
+            passed(hub, answer, parts.version, &body.bytes, format).await.map(|body| leash.hold(body))
+        }
     }
-}
-
-fn api_target() -> Target {
-    "@explorer/api".parse().expect("a constant that is a target")
 }
 
 /// A node's answer, as it came.
@@ -252,9 +289,8 @@ async fn passed(
 
 async fn read(hub: &Hub, incoming: &mut Incoming) -> Result<Whole, Refusal> {
     let mut body = hub.bodies.begin();
-    if incoming.size_hint().lower() > limits::CALL_BODY_MAX as u64 {
-        let message = format!("the body of a call may have {} bytes", limits::CALL_BODY_MAX);
-        return Err(Refusal::new(Code::TooLarge, message));
+    if incoming.size_hint().lower() > hub.bodies.most() as u64 {
+        return Err(bodies::too_large(hub.bodies.most()));
     }
     while let Some(frame) = incoming.frame().await {
         let frame = frame.map_err(|error| {
@@ -358,6 +394,9 @@ fn problem(request: &[u8], refusal: Refusal) -> Response<Body> {
     let wait = refusal.wait();
     let (status, body) = rpc::refused(request, refusal);
     let mut response = json(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), body);
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     if let Some(wait) = wait {
         let seconds = HeaderValue::from(wait.as_millis().div_ceil(1000).min(u128::from(u32::MAX)) as u64);
         response.headers_mut().insert(header::RETRY_AFTER, seconds);

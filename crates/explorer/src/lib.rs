@@ -4,8 +4,10 @@
 //!
 //! ```text
 //! listen.rs               accepted, nothing else ──▶ worker.rs      becomes a task
-//! ingress.rs              which language? handshake; auth.rs admits; takeover.rs says who keeps the name
-//! connection.rs           the session's life: driver, inbound substreams
+//! door.rs                 which language? through TLS where the listener wants it (keys.rs, modes.rs)
+//! ingress.rs              handshake; auth.rs asks who it is (judge.rs: ours); takeover.rs says who keeps the name
+//! connection.rs           the session's life: driver, inbound substreams; leash.rs ends it when a credential does
+//!   access.rs             what its principal may do, asked at every open
 //!   line.rs               a node's control ─▶ registry.rs (entry.rs: the rules) ─▶ events.rs
 //!   route.rs              a client's open ─▶ opens.rs (a place in line) ─▶ the node's session ─▶ relay
 //!   api/                  … or @explorer/api (view.rs: what it shows)
@@ -32,32 +34,45 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod api;
 mod auth;
 mod bodies;
+mod buckets;
 mod call;
 mod clock;
 mod compat;
 mod config;
 mod connection;
 mod direct;
+mod door;
 mod entry;
 mod events;
 mod explorer;
+mod flood;
 mod headers;
 mod http;
 mod hub;
 mod ingress;
 mod items;
+mod join;
 mod json_text;
+mod judge;
+mod keys;
+mod leash;
 mod limits;
 mod line;
 mod listen;
+mod modes;
 mod opens;
+pub mod proxy_protocol;
 mod publish;
+mod rate;
 mod raw;
 mod registry;
+mod renewal;
 mod route;
+pub mod security;
 mod stats;
 mod strict;
 mod takeover;
@@ -65,11 +80,15 @@ mod view;
 mod worker;
 mod workers;
 
-pub use auth::{Authenticator, Development, Principal, authorise};
+pub use auth::{Authenticator, Development, Principal, Verdict, Visit};
 pub use config::{ConfigError, DirectNode, ExplorerConfig, Framing, HeroCompat, Publication, SocketConfig};
 pub use entry::NodeState;
 pub use events::{Change, Watcher};
 pub use explorer::{Addresses, Explorer, StartError};
+pub use join::JoinLine;
+pub use keys::KeysError;
+pub use modes::{ListenerConfig, ListenerMode, Mode, NodeIdVerification, TlsFiles, WebFiles, WordError};
+pub use rate::{RateBucketView, RateError, RateLimit, RatePer, RateView};
 pub use reachback_link::SocketError;
 pub use stats::Stats;
 pub use view::{EndView, HealthView, NodeView, NodesView, ServiceView};

@@ -21,6 +21,46 @@ pub(crate) const ARRIVALS: usize = 128;
 /// needs hundreds at a time; strangers get no more than this, and those who are in don't notice.
 pub(crate) const UNADMITTED: usize = 1024;
 
+/// TLS handshakes at a time and runtime: each takes about a millisecond of its thread, so who waits for a place waits
+/// some 30 ms, and sessions that stand have every other turn.
+pub(crate) const TLS_HANDSHAKES: usize = 32;
+
+/// How long to wait after an error of our own before the explorer's certificates are looked after again.
+pub(crate) const KEEP_UP_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long what a cut-off peer has under way may take to end at both of its ends before the session itself ends.
+pub(crate) const CUT_GRACE: Duration = Duration::from_secs(1);
+
+/// How often that is looked at.
+pub(crate) const CUT_LOOK: Duration = Duration::from_millis(20);
+
+/// Handshakes that one source (a /24 or /56) may have begun and not finished, beyond [`SOURCE_EVERY`]: a fleet behind one
+/// address dials together, and gets each of these back when it is through.
+pub(crate) const SOURCE_BURST: u32 = 100;
+
+/// How often it may leave another one unfinished: 20 a second, each of which keeps a place for at most ten seconds.
+pub(crate) const SOURCE_EVERY: Duration = Duration::from_millis(50);
+
+/// Sources that are told apart; who comes when there are more shares one allowance with all others who do. A few hundred
+/// KiB.
+pub(crate) const SOURCES: usize = 4096;
+
+/// How long a source is remembered that has its whole allowance: no longer than needed, since it says nothing then.
+pub(crate) const SOURCES_KEPT: Duration = Duration::ZERO;
+
+/// Connections of strangers at once beyond [`STRANGERS_EVERY`]: one second's worth.
+pub(crate) const STRANGERS_BURST: u32 = 500;
+
+/// How often another one may come: 500 a second take half of a core for their handshakes, so those who are in keep the
+/// other half.
+pub(crate) const STRANGERS_EVERY: Duration = Duration::from_millis(2);
+
+/// How often the log says that strangers are turned away: the counters say how many.
+pub(crate) const FLOOD_SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a balancer may take to say whom it connects for: it does so with its first packet.
+pub(crate) const PROXY_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// How long a refused connection is read and thrown away after the refusal was written: closing with unread bytes
 /// makes the kernel send a reset, which can overtake the refusal.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -44,6 +84,12 @@ pub(crate) const LINES_PER_NODE: usize = 8;
 
 /// Peer-chosen text in messages, logs and the registry, in characters: a sentence, not a page.
 pub(crate) const TEXT: usize = 256;
+
+/// Grants of one node that are looked through at an open: people make them, one at a time.
+pub(crate) const GRANTS_PER_NODE: usize = 64;
+
+/// The longest time for which the word of a node goes before the rights of its caller: what nodes give at most.
+pub(crate) const GRANT_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// How long an open waits for a node whose only session is being set up: a node says "online" half a round trip before
 /// it is known here, and whoever acts on that must not hear that it is offline.
@@ -83,6 +129,9 @@ pub(crate) const RETURNS_PER_SECOND: usize = 500;
 /// The longest deadline an open can ask for: who waits longer holds a place that others need.
 pub(crate) const OPEN_DEADLINE_MAX: Duration = Duration::from_secs(600);
 
+/// The most opens of one service that an operator may let wait: each keeps a visitor and its first bytes.
+pub(crate) const OPENS_WAITING_MAX: usize = 65_536;
+
 /// Opens that an opener may take back before the reply within [`RAPID_RESET_WINDOW`]: each costs us and a node work
 /// that its opener does not wait for. People and programs that give up do so seldom.
 pub(crate) const RAPID_RESETS: usize = 2_000;
@@ -93,6 +142,16 @@ pub(crate) const RAPID_RESET_WINDOW: Duration = Duration::from_secs(10);
 /// How much earlier than its opener an explorer stops waiting for a stream to be opened: only it knows why there is
 /// none, and its word needs half a round trip. At most half of the time there is.
 pub(crate) const OPEN_GRACE: Duration = Duration::from_millis(250);
+
+/// Callers or services whose rate is kept at a time: a few hundred bytes each. Who comes when there are more shares one
+/// bucket with all others who do.
+pub(crate) const RATE_BUCKETS: usize = 16_384;
+
+/// How long the counters of a caller are kept who has all its bucket again: for who looks at them after a burst.
+pub(crate) const RATE_KEPT: Duration = Duration::from_secs(60);
+
+/// How many of them `explorer.status` shows: a page, the most refused first.
+pub(crate) const RATE_SHOWN: usize = 32;
 
 // ---- The API ------------------------------------------------------------------------------------------
 
@@ -119,6 +178,13 @@ pub(crate) const EVENTS_KEPT: usize = 512;
 
 /// The longest time for which a node can be kicked. Whoever wants it gone for good removes its credential.
 pub(crate) const KICK_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Records of the audit that are shown when nobody says how many: two screens.
+pub(crate) const AUDIT_SHOWN: usize = 100;
+
+/// Records of the audit that one answer holds at most: some hundred bytes each, so a megabyte or two; the file itself has
+/// more.
+pub(crate) const AUDIT_SHOWN_MAX: usize = 10_000;
 
 /// Substreams and connections that follow `explorer.watch` at a time: each costs a copy of every change.
 pub(crate) const WATCHERS: usize = 1024;
@@ -166,6 +232,85 @@ pub(crate) const DIRECT_LOOK: Duration = Duration::from_secs(1);
 
 /// How long the explorer tries to connect to one of them.
 pub(crate) const DIRECT_DIAL: Duration = Duration::from_secs(5);
+
+// ---- Security -----------------------------------------------------------------------------------------
+
+/// How long an authority is valid: longer than anybody wants to think about it, and rotated before.
+pub(crate) const AUTHORITY: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// How long certificates of nodes and users are valid: a machine that is off for a quarter comes back without a word.
+pub(crate) const CERTIFICATE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// How long those of nodes that come and go are valid.
+pub(crate) const EPHEMERAL_CERTIFICATE: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the explorer's own certificate is valid; it is made anew at every start and at half of this.
+pub(crate) const OWN_CERTIFICATE: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// How much earlier than they were made certificates begin: clocks of small machines are hours late.
+pub(crate) const BACKDATED: Duration = Duration::from_secs(24 * 3600);
+
+/// For how long after its end a certificate whose key is on record is renewed: a machine that was in storage.
+pub(crate) const RENEW_EXPIRED: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// How soon a certificate can be renewed again, unless a tenth of its life is shorter: each renewal is a write that waits
+/// for the disk.
+pub(crate) const RENEW_PAUSE: Duration = Duration::from_secs(60);
+
+/// What a node is told to wait whose ephemeral id is connected elsewhere: a session that is gone is noticed in 20 s.
+pub(crate) const EPHEMERAL_RETRY: Duration = Duration::from_secs(5);
+
+/// What whoever wants something new is told to wait while the database can't be written.
+pub(crate) const UNWRITABLE_RETRY: Duration = Duration::from_secs(60);
+
+/// How long SQLite waits for somebody else who has the file, such as an operator with a tool.
+pub(crate) const DATABASE_WAIT: Duration = Duration::from_secs(1);
+
+/// How often what has become due is done: renewals have weeks.
+pub(crate) const KEEP_UP: Duration = Duration::from_secs(600);
+
+/// How far clocks may differ where tokens begin and end.
+pub(crate) const TOKEN_LEEWAY: Duration = Duration::from_secs(60);
+
+/// The least and the most a token can be valid. What is meant for ever has a name of its own: revocation.
+pub(crate) const TOKEN_TTL_MIN: Duration = Duration::from_secs(1);
+/// As long as an authority.
+pub(crate) const TOKEN_TTL_MAX: Duration = AUTHORITY;
+
+/// How long a token is listed after its end, so that somebody who asks what became of it gets an answer.
+pub(crate) const TOKENS_KEPT: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Tokens on record: each is some hundred bytes and was made by a person or a script.
+pub(crate) const TOKENS: usize = 10_000;
+
+/// Nodes and users on record together: a kilobyte each, and ten times what one explorer carries.
+pub(crate) const ENROLMENTS: usize = 200_000;
+
+/// Hex digits in the number of a token, and how many of them are enough to name it.
+pub(crate) const TOKEN_ID_DIGITS: usize = 24;
+/// Eight digits are enough among ten thousand.
+pub(crate) const TOKEN_ID_BEGIN: usize = 8;
+
+/// A certificate request: a key and a name are a third of it.
+pub(crate) const CSR_MAX: usize = 2048;
+
+/// A file with keys or certificates: hundreds of authorities.
+pub(crate) const KEY_FILE_MAX: usize = 1024 * 1024;
+
+/// One file of the audit; it is read whole when somebody asks for its end.
+pub(crate) const AUDIT_FILE_MAX: u64 = 4 * 1024 * 1024;
+
+/// How many older ones are kept beside the newest: 20 MiB in all, some hundred thousand lines.
+pub(crate) const AUDIT_FILES: u32 = 4;
+
+/// Lines that one question gets.
+pub(crate) const AUDIT_LISTED: usize = 1000;
+
+/// The sentence in a line of the audit, in characters: a refusal with its remedy.
+pub(crate) const AUDIT_TEXT: usize = 512;
+
+/// Refusals that are written in one minute: whoever knocks all the time must not push out what operators did.
+pub(crate) const AUDIT_REFUSALS_PER_MINUTE: u32 = 60;
 
 // ---- The rest -----------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{entry::Order, limits, registry::Presence};
+use crate::{entry::Order, limits, registry::Presence, renewal::Renewals};
 
 /// One connection's line; of a client's it only empties the control inbox.
 pub(crate) struct Line {
@@ -20,6 +20,7 @@ pub(crate) struct Line {
     control: ControlInbox,
     pulse: watch::Receiver<Pulse>,
     session: Session,
+    renewals: Renewals,
     /// The heartbeat that makes the node online when it is answered.
     confirming: Option<BoxFuture<'static, bool>>,
     /// Until when a retiring session may finish its streams, and when to look next whether it has.
@@ -33,16 +34,30 @@ struct Retiring {
 }
 
 impl Line {
-    pub(crate) fn new(presence: Option<Presence>, control: ControlInbox, session: Session) -> Self {
-        Self { presence, control, pulse: session.pulse(), session, confirming: None, retiring: None }
+    pub(crate) fn new(
+        presence: Option<Presence>,
+        control: ControlInbox,
+        session: Session,
+        renewals: Renewals,
+    ) -> Self {
+        let pulse = session.pulse();
+        Self { presence, control, pulse, session, renewals, confirming: None, retiring: None }
     }
 
     /// Follows both sides until the session ends.
     pub(crate) async fn run(&mut self) {
         let Some(presence) = &mut self.presence else {
-            // Clients have nothing to say beyond heartbeats; what they say is read and passed over.
-            while self.control.next().await.is_some() {}
-            return;
+            // Clients ask for new certificates; what else they say is read and passed over.
+            loop {
+                tokio::select! {
+                    message = self.control.next() => match message {
+                        Some(ControlMessage::Renew(renew)) => self.renewals.ask(renew),
+                        Some(_) => {}
+                        None => return,
+                    },
+                    answer = self.renewals.answer() => renewed(&self.session, answer).await,
+                }
+            }
         };
         loop {
             let confirmed = async {
@@ -59,6 +74,7 @@ impl Line {
             };
             tokio::select! {
                 message = self.control.next() => match message {
+                    Some(ControlMessage::Renew(renew)) => self.renewals.ask(renew),
                     Some(message) => {
                         if heard(presence, message) {
                             self.confirming = Some(ask(&self.session));
@@ -66,6 +82,7 @@ impl Line {
                     }
                     None => return,
                 },
+                answer = self.renewals.answer() => renewed(&self.session, answer).await,
                 answered = confirmed => {
                     // Unanswered, it is asked again: whether a silent peer is dead is the driver's to say.
                     self.confirming = if answered { None } else { Some(ask(&self.session)) };
@@ -128,9 +145,22 @@ fn heard(presence: &Presence, message: ControlMessage) -> bool {
         ControlMessage::Heartbeat(_)
         | ControlMessage::HeartbeatAck(_)
         | ControlMessage::Bye(_)
+        | ControlMessage::Renew(_)
+        | ControlMessage::Renewed(_)
+        | ControlMessage::NotRenewed(_)
         | ControlMessage::Replaced(_) => {}
     }
     false
+}
+
+/// Sends the answer to a renewal.
+async fn renewed(session: &Session, answer: ControlMessage) {
+    if let ControlMessage::NotRenewed(refusal) = &answer {
+        tracing::info!(%refusal, "a certificate is not renewed");
+    }
+    if let Err(end) = session.send_control(answer).await {
+        tracing::debug!(%end, "a session was gone before it had its new certificate");
+    }
 }
 
 fn confirm(presence: &Presence, session: &Session) -> Result<(), String> {

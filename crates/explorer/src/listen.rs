@@ -5,12 +5,12 @@
 
 use std::sync::{Arc, atomic::AtomicU64};
 
-use reachback_link::{Listener, PeerAddress, RawSocket, accept::pause_after};
+use reachback_link::{Cidr, Listener, PeerAddress, RawSocket, accept::pause_after};
 use reachback_wire::Target;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::{stats::count, workers::Workers};
+use crate::{modes::Mode, stats::count, workers::Workers};
 
 /// An accepted socket, and what it came to.
 #[derive(Debug)]
@@ -23,22 +23,46 @@ pub(crate) struct Arrival {
 /// Which listener it came through.
 #[derive(Debug, Clone)]
 pub(crate) enum Door {
-    /// The tunnel port or the Unix socket: what it wants shows in its first bytes.
-    Tunnel,
+    /// A port that speaks the tunnel, or the Unix socket: what it wants shows in its first bytes.
+    Tunnel(Arc<ListenerRules>),
     /// A published port: it wants this service.
     Published(Arc<Target>),
+}
+
+/// What a listener asks of whoever connects.
+#[derive(Debug)]
+pub(crate) struct ListenerRules {
+    pub(crate) mode: Mode,
+    /// Who may connect; empty: everybody.
+    pub(crate) allow: Vec<Cidr>,
+    /// Who says in the PROXY protocol for whom it connects.
+    pub(crate) proxy_from: Vec<Cidr>,
+}
+
+impl ListenerRules {
+    /// Those of the Unix socket: who may connect to it is for its permission bits, and who it is for the kernel to say.
+    pub(crate) fn local() -> Self {
+        Self { mode: Mode::Development, allow: Vec::new(), proxy_from: Vec::new() }
+    }
+
+    /// Whether somebody from there may connect at all.
+    pub(crate) fn allows(&self, peer: &PeerAddress) -> bool {
+        let listed = |from: &std::net::SocketAddr| self.allow.iter().any(|block| block.contains(from.ip()));
+        self.allow.is_empty() || matches!(peer, PeerAddress::Tcp(from) if listed(from))
+    }
 }
 
 /// Accepts until told to stop.
 pub(crate) async fn accept_loop(
     mut listener: Listener,
+    rules: Arc<ListenerRules>,
     workers: Arc<Workers>,
     pauses: &AtomicU64,
     closing: CancellationToken,
 ) {
     let accepting = async {
         loop {
-            if let Some(arrival) = accept(&mut listener, Door::Tunnel, pauses).await
+            if let Some(arrival) = accept(&mut listener, Door::Tunnel(rules.clone()), pauses).await
                 && !workers.hand(arrival, None).await
             {
                 return;
@@ -84,7 +108,8 @@ mod tests {
             sleep(std::time::Duration::from_secs(1)).await;
             closing.cancel();
         };
-        tokio::join!(accept_loop(listener, Arc::new(workers), &pauses, closing.clone()), waiting);
+        let rules = Arc::new(ListenerRules::local());
+        tokio::join!(accept_loop(listener, rules, Arc::new(workers), &pauses, closing.clone()), waiting);
         let pauses = pauses.load(Ordering::Relaxed);
         assert!((5..=11).contains(&pauses), "{pauses} pauses in a second");
     }

@@ -16,9 +16,11 @@ use tokio::{
 use crate::limits;
 
 /// All places, by service.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Opens {
     gates: Arc<Mutex<BTreeMap<Key, Gate>>>,
+    /// How many may wait for one service behind those in flight.
+    most_waiting: usize,
 }
 
 /// The right to have one open in flight; given back on drop.
@@ -57,6 +59,11 @@ struct Visit {
 }
 
 impl Opens {
+    /// Places with room for this many to wait, for each service.
+    pub(crate) fn new(most_waiting: usize) -> Self {
+        Self { gates: Arc::default(), most_waiting }
+    }
+
     /// Waits for a place in the order of arrival.
     pub(crate) async fn enter(
         &self,
@@ -79,7 +86,7 @@ impl Opens {
             places: Arc::new(Semaphore::new(limits::SERVICE_OPENS_IN_FLIGHT)),
             visitors: 0,
         });
-        if gate.visitors >= limits::SERVICE_OPENS_IN_FLIGHT + limits::SERVICE_OPENS_WAITING {
+        if gate.visitors >= limits::SERVICE_OPENS_IN_FLIGHT + self.most_waiting {
             return Err(NoPlace::Full(gate.visitors));
         }
         gate.visitors += 1;
@@ -107,6 +114,9 @@ mod tests {
 
     use super::*;
 
+    /// Not the usual number: what the operator says counts.
+    const MOST_WAITING: usize = 40;
+
     fn names() -> (NodeId, ServiceName, ServiceName) {
         ("edge-7".parse().unwrap(), "slow".parse().unwrap(), "quick".parse().unwrap())
     }
@@ -123,18 +133,18 @@ mod tests {
 
     async fn fill_and_look() {
         let (node, slow, quick) = names();
-        let opens = Opens::default();
+        let opens = Opens::new(MOST_WAITING);
         let mut places = Vec::new();
         for _ in 0..limits::SERVICE_OPENS_IN_FLIGHT {
             places.push(opens.enter(&node, Some(&slow), soon()).now_or_never().unwrap().unwrap());
         }
-        let mut line: Vec<_> = (0..limits::SERVICE_OPENS_WAITING)
+        let mut line: Vec<_> = (0..MOST_WAITING)
             .map(|_| Box::pin(opens.enter(&node, Some(&slow), soon())))
             .collect();
         for waiting in &mut line {
             assert!(waiting.as_mut().now_or_never().is_none(), "there is no place yet");
         }
-        let total = limits::SERVICE_OPENS_IN_FLIGHT + limits::SERVICE_OPENS_WAITING;
+        let total = limits::SERVICE_OPENS_IN_FLIGHT + MOST_WAITING;
         assert_eq!(
             opens.enter(&node, Some(&slow), soon()).now_or_never().unwrap().unwrap_err(),
             NoPlace::Full(total)
@@ -151,7 +161,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn waiting_ends_at_the_callers_deadline() {
         let (node, slow, _) = names();
-        let opens = Opens::default();
+        let opens = Opens::new(MOST_WAITING);
         let mut places = Vec::new();
         for _ in 0..limits::SERVICE_OPENS_IN_FLIGHT {
             places.push(opens.enter(&node, Some(&slow), soon()).await.unwrap());

@@ -146,6 +146,8 @@ async fn begin(
     let caller = Caller {
         role: Role::Client,
         id: "visitor".to_owned(),
+        name: None,
+        granted: false,
         session: None,
         address: Some(peer.to_string()),
     };

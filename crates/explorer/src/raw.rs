@@ -8,13 +8,14 @@ use std::{io, sync::Arc};
 use bytes::{Buf, BytesMut};
 use futures::StreamExt;
 use reachback_link::{PeerAddress, Transport};
-use reachback_wire::{Code, Refusal, Role, open::Caller};
+use reachback_wire::{Code, Refusal};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
 
 use crate::{
+    access,
     api::{self, Asking, Reply, rpc},
     auth::Principal,
     bodies::Whole,
@@ -26,8 +27,7 @@ use crate::{
 
 /// Serves one connection until its sender has no more to say.
 pub(crate) async fn serve(hub: Arc<Hub>, transport: Transport, peer: &PeerAddress, who: Principal) {
-    let caller =
-        Caller { role: Role::Client, id: who.id.to_string(), session: None, address: Some(peer.to_string()) };
+    let caller = access::caller(&who, None, peer.to_string());
     let asking = Asking { who, caller, peer: peer.clone(), head: RequestHead::default(), deadline: None };
     let mut connection = Connection { transport, unread: BytesMut::new(), over: false };
     let outcome = tokio::select! {

@@ -13,13 +13,14 @@ use std::{
 use parking_lot::Mutex;
 use reachback_link::{Session, SessionEnd};
 use reachback_wire::{
-    Code, EndReport, Health, Instance, NodeId, Refusal, ServiceName, Services, SessionId, text::sanitize,
+    Caller, Code, EndReport, Health, Instance, NodeId, Refusal, ServiceName, Services, SessionId,
+    text::sanitize,
 };
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     clock::spoken,
-    entry::{Declared, End, Entry, Newcomer, NodeState, Order, Promotion, Standing, printable},
+    entry::{Declared, End, Entry, Grant, Newcomer, NodeState, Order, Promotion, Standing, printable},
     events::{Events, Watcher},
     limits,
     stats::{Stats, count},
@@ -145,6 +146,16 @@ impl Registry {
             .nodes
             .get(node)
             .is_some_and(|entry| entry.state != NodeState::Offline && entry.declares(service))
+    }
+
+    /// Until when the node lets this caller in to this service by a grant, if it does now.
+    pub(crate) fn granted(&self, node: &NodeId, service: &ServiceName, caller: &Caller) -> Option<Instant> {
+        let inner = self.inner.lock();
+        let entry = inner.nodes.get(node).filter(|entry| entry.state != NodeState::Offline)?;
+        let now = Instant::now();
+        let meant =
+            |grant: &&Grant| grant.service == *service && grant.until > now && grant.to.matches(caller);
+        entry.declared.grants.iter().filter(meant).map(|grant| grant.until).max()
     }
 
     pub(crate) fn locate(&self, node: &NodeId) -> Located {

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use reachback_link::{Early, MemoryBudget, OpenError, Substream};
 use reachback_wire::{
-    Code, NodeId, Refusal, ServiceName, SessionId, Target, nearest,
+    Code, NodeId, Refusal, ServiceName, SessionId, Target, lz4, nearest,
     open::{Caller, Open, OpenKind},
     text::sanitize,
 };
@@ -41,8 +41,15 @@ enum Route {
 }
 
 impl Router {
-    pub(crate) fn new(registry: Arc<Registry>, budget: Arc<MemoryBudget>, stats: Arc<Stats>) -> Self {
-        Self { registry, opens: Opens::default(), budget, stats, random: Mutex::new(fastrand::Rng::new()) }
+    /// `most_waiting`: how many opens of one service may wait for their turn.
+    pub(crate) fn new(
+        registry: Arc<Registry>,
+        most_waiting: usize,
+        budget: Arc<MemoryBudget>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        let opens = Opens::new(most_waiting);
+        Self { registry, opens, budget, stats, random: Mutex::new(fastrand::Rng::new()) }
     }
 
     /// Opens what `open` asks for on behalf of `caller`. Caller, hop and trace are ours to say, whatever the opener
@@ -133,6 +140,7 @@ impl Router {
         let mut first: Option<(SessionId, Refusal)> = None;
         loop {
             let Route::Here(here) = self.route(node, service)?;
+            open.compression = here.compression(service);
             if let Some((_, refusal)) = first.take_if(|(session, _)| *session == here.id) {
                 return Err(refusal);
             }
@@ -214,6 +222,14 @@ impl Router {
     fn trace(&self) -> String {
         let mut random = self.random.lock();
         format!("00-{:032x}-{:016x}-01", random.u128(1..), random.u64(1..))
+    }
+}
+
+impl Here {
+    /// What its service asks for. What the opener's own hop has is the opener's business.
+    fn compression(&self, service: Option<&ServiceName>) -> Option<String> {
+        let declared = self.declared.services.iter().find(|info| Some(&info.name) == service)?;
+        declared.asks_for_lz4().then(|| lz4::NAME.to_owned())
     }
 }
 

@@ -25,8 +25,16 @@ counters! {
     connections,
     /// Times an accept loop paused because the machine ran out of something (file descriptors, memory).
     accept_pauses,
-    /// Connections dropped because too many others had not finished their handshake.
+    /// Strangers who lost their place to a newcomer, because all were taken and they had been idle longest.
     connections_shed,
+    /// Connections closed because their network had left too many handshakes unfinished.
+    sources_limited,
+    /// Connections closed because too many strangers came at once.
+    strangers_limited,
+    /// Connections of listed balancers that did not say for whom they were, or not properly.
+    proxy_headers_refused,
+    /// Opens and calls that were told to wait, because their caller or service had used up its rate.
+    rate_limited,
     /// Connections that spoke HTTP.
     greetings_http,
     /// Connections that spoke raw JSON-RPC.
@@ -35,12 +43,24 @@ counters! {
     plain_refused,
     /// HTTP requests, whatever became of them.
     http_requests,
-    /// Connections that spoke TLS, which this version answers with an alert.
+    /// Connections that spoke TLS.
     greetings_tls,
+    /// TLS handshakes that succeeded.
+    tls_handshakes,
+    /// TLS handshakes that failed, or came to a listener without TLS.
+    tls_refused,
+    /// Connections that came without TLS to a listener that wants it.
+    plaintext_refused,
+    /// Connections from addresses that a listener does not allow.
+    outside_refused,
     /// Connections whose first bytes were no language we know, or that said nothing in time.
     greetings_unknown,
     /// Tunnel handshakes that broke the protocol or were refused.
     handshakes_refused,
+    /// Certificates given to peers that joined or renewed in a handshake.
+    enrolled,
+    /// Sessions cut because their credential was revoked, or its token was over.
+    cut,
     /// Sessions of nodes that were welcomed.
     node_sessions,
     /// Sessions of clients that were welcomed.

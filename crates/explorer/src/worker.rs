@@ -50,9 +50,9 @@ fn serve(hub: &Arc<Hub>, worker: WorkerId, arrival: Arrival, place: Place, conne
     let hub = hub.clone();
     let Arrival { socket, peer, door } = arrival;
     match door {
-        Door::Tunnel => connections.spawn(async move {
+        Door::Tunnel(rules) => connections.spawn(async move {
             let _place = place;
-            ingress::serve(hub, worker, socket, peer).await;
+            ingress::serve(hub, worker, socket, peer, rules).await;
         }),
         Door::Published(target) => connections.spawn(async move {
             let _place = place;

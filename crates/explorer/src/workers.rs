@@ -17,6 +17,13 @@ use crate::{limits, listen::Arrival};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct WorkerId(usize);
 
+impl WorkerId {
+    /// The first of what every worker has one of; there are as many as workers.
+    pub(crate) fn of<T>(self, each: &[T]) -> Option<&T> {
+        each.get(self.0)
+    }
+}
+
 /// The ways to all workers of one explorer.
 #[derive(Debug)]
 pub(crate) struct Workers {
@@ -93,14 +100,16 @@ mod tests {
     use reachback_link::Listener;
 
     use super::*;
-    use crate::listen::{Door, accept};
+    use crate::listen::{Door, ListenerRules, accept};
 
     async fn arrival() -> Arrival {
         let (network, connections) = mpsc::channel(1);
         let (_far, near) = tokio::io::duplex(64);
         network.send(near).await.unwrap();
         let mut listener = Listener::memory(connections, "test");
-        accept(&mut listener, Door::Tunnel, &Default::default()).await.unwrap()
+        accept(&mut listener, Door::Tunnel(Arc::new(ListenerRules::local())), &Default::default())
+            .await
+            .unwrap()
     }
 
     fn waiting(inbox: &mut Inbox) -> Vec<(Arrival, Place)> {

@@ -6,8 +6,9 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use reachback_explorer::{Authenticator, Explorer, Principal};
-use reachback_link::{DialError, PeerAddress};
+use futures::FutureExt;
+use reachback_explorer::{Authenticator, Explorer, Principal, Verdict, Visit};
+use reachback_link::DialError;
 use reachback_wire::{Code, FrameDecoder, FrameType, Hello, Refusal, Role, Stage, frame};
 use support::{Hub, Pipes, config, generation, hello, post};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,8 +42,8 @@ fn hello_with(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
 struct OnlyTunnel;
 
 impl Authenticator for OnlyTunnel {
-    fn admit(&self, hello: &Hello, _peer: &PeerAddress) -> Result<Principal, Refusal> {
-        Ok(Principal { role: hello.role, id: hello.id.clone() })
+    fn admit(&self, hello: &Hello, _visit: &Visit) -> Result<Verdict, Refusal> {
+        Ok(Principal::believed(hello.role, hello.id.clone()).into())
     }
 }
 
@@ -150,6 +151,23 @@ async fn those_who_are_welcomed_learn_what_they_need() {
     assert_eq!(node.welcome.limits.max_substreams, 1024);
     assert!(node.welcome.session > client.welcome.session);
     assert_eq!((hub.count("client_sessions"), hub.count("node_sessions")), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_that_speaks_gets_the_place_of_the_one_that_was_silent_longest() {
+    let hub = Hub::start().await;
+    let mut silent = Vec::new();
+    for _ in 0..1024 {
+        silent.push(hub.net.pipe_of(64).await);
+    }
+    hub.until_count("connections", 1024).await;
+    assert_eq!(hub.count("connections_shed"), 0);
+    let begun = tokio::time::Instant::now();
+    let _client = hub.client().await;
+    assert_eq!(begun.elapsed(), Duration::ZERO, "it waited for nobody");
+    assert_eq!(hub.count("connections_shed"), 1);
+    assert_eq!(silent[0].read(&mut [0; 1]).await.unwrap(), 0, "the first one is closed");
+    assert!(silent[1].read(&mut [0; 1]).now_or_never().is_none(), "and no other");
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, os::unix::fs::PermissionsExt, sync::Arc, time::Durati
 
 use reachback_explorer::{
     Authenticator, Explorer, ExplorerConfig, NodeState, Principal, SocketConfig, SocketError, StartError,
+    Verdict, Visit,
 };
 use reachback_link::{DialError, DialSecurity, PeerAddress, RealNet, dial};
 use reachback_wire::{Code, ControlMessage, Hello, Refusal, Role};
@@ -34,7 +35,9 @@ async fn the_unix_socket_speaks_the_tunnel_and_goes_with_the_explorer() {
 
     let address = path.to_str().unwrap().parse().unwrap();
     let established =
-        dial(&RealNet, &address, &hello(Role::Client, "laptop", generation(1, 0, 1)), &DialSecurity::Plain).await.unwrap();
+        dial(&RealNet, &address, &hello(Role::Client, "laptop", generation(1, 0, 1)), &DialSecurity::Plain)
+            .await
+            .unwrap();
     assert_eq!(established.welcome.explorer.as_ref(), "hub-1");
 
     match start_error(config.clone()).await {
@@ -123,10 +126,10 @@ async fn dropping_it_ends_everything() {
 struct OnlyLocal;
 
 impl Authenticator for OnlyLocal {
-    fn admit(&self, hello: &Hello, peer: &PeerAddress) -> Result<Principal, Refusal> {
-        match peer {
+    fn admit(&self, hello: &Hello, visit: &Visit) -> Result<Verdict, Refusal> {
+        match visit.peer {
             PeerAddress::Unix { uid: Some(_), .. } => {
-                Ok(Principal { role: hello.role, id: "renamed".parse().expect("a valid id") })
+                Ok(Principal::believed(hello.role, "renamed".parse().expect("a valid id")).into())
             }
             _ => Err(Refusal::new(Code::Unauthenticated, "come in through the Unix socket")),
         }
@@ -158,9 +161,9 @@ async fn an_embedding_program_can_decide_who_comes_in() {
 async fn a_panic_in_the_authenticator_takes_one_connection_with_it() {
     struct Panics;
     impl Authenticator for Panics {
-        fn admit(&self, hello: &Hello, _peer: &PeerAddress) -> Result<Principal, Refusal> {
+        fn admit(&self, hello: &Hello, _visit: &Visit) -> Result<Verdict, Refusal> {
             assert_ne!(hello.id.as_ref(), "bomb", "on purpose");
-            Ok(Principal { role: hello.role, id: hello.id.clone() })
+            Ok(Principal::believed(hello.role, hello.id.clone()).into())
         }
     }
     let net = Arc::new(support::Pipes::default());

@@ -1,29 +1,22 @@
-//! What the explorer can be asked: one function a method, one table of all of them.
-//!
-//! The table is what `rpc.discover` shows and what an unknown method is compared with, so a method that is not in it
-//! does not exist.
+//! What the explorer answers itself: who may ask for it, and one function a method.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use futures::StreamExt;
 use reachback_link::ListenAddress;
-use reachback_wire::{Code, NodeId, Open, Refusal, Role, nearest, text::sanitize};
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::value::RawValue;
-use tokio::time::{Instant, timeout_at};
+use reachback_wire::{Code, NodeId, Refusal, Role, nearest, text::sanitize};
 
 use super::{
-    Asking, openrpc,
+    Asking, openrpc, operator,
     rpc::{METHOD_NOT_FOUND, Outcome, Problem, Request, RpcError, raw},
+    service,
+    table::{HEARTBEAT, METHODS, WATCH},
     types::{
-        CallParams, EventView, EventsParams, EventsResult, ForgetResult, HeartbeatParams, HeartbeatResult,
-        KickParams, KickResult, ListenerView, NodeParams, NodesParams, StatusResult,
+        EventView, EventsParams, EventsResult, HeartbeatParams, HeartbeatResult, KickParams, ListenerView,
+        NodeParams, NodesParams, StatusResult,
     },
 };
 use crate::{
-    auth::authorise,
-    call::{self, Call, Piece, RequestHead},
+    access::{sees, subject},
     clock::unix_ms_of,
     direct::{
         NodeAddress, NodeAddressError,
@@ -32,114 +25,8 @@ use crate::{
     entry::NodeState,
     hub::Hub,
     limits,
-    registry::Unforgettable,
     view::{NodeView, NodesView},
 };
-
-/// The method whose answer is a stream.
-pub(super) const WATCH: &str = "explorer.watch";
-const HEARTBEAT: &str = "explorer.heartbeat";
-
-/// One method, as `rpc.discover` shows it.
-pub(super) struct Method {
-    pub(super) name: &'static str,
-    pub(super) summary: &'static str,
-    pub(super) params: &'static [Param],
-    pub(super) result: &'static str,
-}
-
-/// One parameter.
-pub(super) struct Param {
-    pub(super) name: &'static str,
-    pub(super) kind: &'static str,
-    pub(super) required: bool,
-    pub(super) about: &'static str,
-}
-
-const fn required(name: &'static str, kind: &'static str, about: &'static str) -> Param {
-    Param { name, kind, required: true, about }
-}
-
-const fn optional(name: &'static str, kind: &'static str, about: &'static str) -> Param {
-    Param { name, kind, required: false, about }
-}
-
-/// Every method, in the order of the documentation.
-pub(super) const METHODS: &[Method] = &[
-    Method {
-        name: "explorer.nodes",
-        summary: "Every node the explorer knows, in the order of names.",
-        params: &[optional("labels", "object", "Only nodes that have all of these labels.")],
-        result: "{explorer, nodes}",
-    },
-    Method {
-        name: "explorer.node",
-        summary: "One node: state, services, sessions and how the last of them ended.",
-        params: &[required("id", "string", "Its name.")],
-        result: "one element of explorer.nodes",
-    },
-    Method {
-        name: "explorer.status",
-        summary: "The explorer itself: version, uptime, listeners, nodes by state, counters.",
-        params: &[],
-        result: "{explorer, version, uptime_s, ready, nodes, streams, listeners, counters}",
-    },
-    Method {
-        name: "explorer.call",
-        summary: "Calls a method of a service and gives its result; an error of the service comes back unchanged.",
-        params: &[
-            required("target", "string", "NODE/SERVICE"),
-            required("method", "string", "The service's method."),
-            optional("params", "any", "Its parameters."),
-            optional("timeout_ms", "integer", "30000 if absent."),
-            optional("headers", "object", "Headers for a service that takes HTTP."),
-        ],
-        result: "whatever the service answers",
-    },
-    Method {
-        name: "explorer.kick",
-        summary: "Ends every session of a node; with for_ms it may not come back before.",
-        params: &[
-            required("id", "string", "The node."),
-            optional("for_ms", "integer", "How long its name stays locked; at most a day."),
-        ],
-        result: "{id, sessions, for_ms}",
-    },
-    Method {
-        name: "explorer.forget",
-        summary: "Forgets a node that is offline.",
-        params: &[required("id", "string", "The node.")],
-        result: "{id, forgotten}",
-    },
-    Method {
-        name: HEARTBEAT,
-        summary: "A node without a session of its own says where it can be dialled, and that it lives.",
-        params: &[
-            required("node_id", "string", "Its name."),
-            optional("address", "string", "unix:///path, /path, tcp://HOST:PORT, or tunnel."),
-            optional("socket_path", "string", "The old name of address."),
-        ],
-        result: "{ok, explorer, node_id, offline_after_ms}",
-    },
-    Method {
-        name: WATCH,
-        summary: "Streams the state of all nodes (or one) first, then every change: one JSON text each.",
-        params: &[optional("node", "string", "Only this node.")],
-        result: "a stream: first {explorer, nodes}, then elements of explorer.nodes as they change",
-    },
-    Method {
-        name: "explorer.events",
-        summary: "The last changes of state, oldest first.",
-        params: &[optional("limit", "integer", "At most this many, the latest ones.")],
-        result: "{events}",
-    },
-    Method {
-        name: "rpc.discover",
-        summary: "This description, as an OpenRPC document.",
-        params: &[],
-        result: "an OpenRPC document",
-    },
-];
 
 /// Whether the explorer itself answers this method, under one of its names.
 pub(super) fn is_own(hub: &Hub, method: &str) -> bool {
@@ -151,54 +38,95 @@ pub(super) fn is_own(hub: &Hub, method: &str) -> bool {
 const FOR_NODES: [&str; 6] =
     ["explorer.nodes", "explorer.node", "explorer.status", WATCH, "explorer.events", "rpc.discover"];
 
+/// What changes this explorer, or shows who may do what: for admins.
+const FOR_ADMINS: [&str; 9] = [
+    "explorer.kick",
+    "explorer.forget",
+    "explorer.release",
+    "explorer.token_create",
+    "explorer.token_list",
+    "explorer.revoke",
+    "explorer.audit",
+    "explorer.backup",
+    "explorer.ca_rotate",
+];
+
 /// Whether whoever asks may ask for this method.
 ///
 /// # Errors
 /// The refusal, with what it may ask for.
-pub(super) fn permit(method: &str, asking: &Asking) -> Result<(), Problem> {
-    if asking.who.role != Role::Node || FOR_NODES.contains(&method) {
-        return Ok(());
+pub(super) fn permit(hub: &Hub, method: &str, asking: &Asking) -> Result<(), Problem> {
+    let who = &asking.who;
+    if who.role == Role::Node && !FOR_NODES.contains(&method) {
+        let message = format!(
+            "node {} may not ask for {}; a node may ask for: {}. Ask as a client, with: reachback call",
+            who.id,
+            sanitize(method, limits::TEXT),
+            FOR_NODES.join(", ")
+        );
+        return Err(Refusal::new(Code::Denied, message).into());
     }
-    let message = format!(
-        "node {} may not ask for {}; a node may ask for: {}. Ask as a client, with: reachback call",
-        asking.who.id,
-        sanitize(method, limits::TEXT),
-        FOR_NODES.join(", ")
-    );
-    Err(Refusal::new(Code::Denied, message).into())
+    if FOR_ADMINS.contains(&method) && !who.admin {
+        let message = format!(
+            "{} may not ask for {method}: that is for admins. Ask one, or run the command on the explorer's machine as the              explorer's user or root, over its local socket",
+            subject(who)
+        );
+        return Err(Refusal::new(Code::Denied, message).into());
+    }
+    // It makes this explorer dial what the request names.
+    if is_heartbeat(hub, method) && !who.admin && !who.rights.allows_method(super::target(), HEARTBEAT) {
+        let message = format!(
+            "{} may not say where nodes are. Ask an admin for: reachback token create --role user --name {} --allow              '@explorer/api:{HEARTBEAT}'",
+            subject(who),
+            who.name
+        );
+        return Err(Refusal::new(Code::Denied, message).into());
+    }
+    Ok(())
 }
 
 /// Carries out a request whose answer is one value.
 pub(super) async fn perform(hub: &Arc<Hub>, request: &Request<'_>, asking: &Asking) -> Outcome {
     let method = request.method.as_ref();
-    permit(method, asking)?;
+    permit(hub, method, asking)?;
     match method {
         "explorer.nodes" => {
             let NodesParams { labels } = request.params()?;
             let mut nodes = NodesView::of(hub);
-            nodes.nodes.retain(|node| node.has_labels(&labels));
+            nodes.nodes.retain(|node| node.has_labels(&labels) && sees(&asking.who, method, &node.node));
             Ok(raw(&nodes))
         }
         "explorer.node" => {
             let NodeParams { id } = request.params()?;
-            NodeView::find(hub, &id).map(|view| raw(&view)).ok_or_else(|| unknown_node(hub, &id))
+            let found = NodeView::find(hub, &id).filter(|_| sees(&asking.who, method, &id));
+            found.map(|view| raw(&view)).ok_or_else(|| unknown_node(hub, &id, asking))
         }
         "explorer.status" => {
             request.takes_nothing()?;
             Ok(raw(&status(hub)))
         }
-        "explorer.call" => call_service(hub, request.params()?, asking).await,
+        "explorer.call" => service::call(hub, request.params()?, asking).await,
         "explorer.kick" => {
             let KickParams { id, for_ms } = request.params()?;
-            kick(hub, &id, Duration::from_millis(for_ms))
+            operator::kick(hub, &id, Duration::from_millis(for_ms), asking)
         }
         "explorer.forget" => {
             let NodeParams { id } = request.params()?;
-            forget(hub, &id)
+            operator::forget(hub, &id, asking)
         }
+        "explorer.release" => operator::release(hub, request.params()?, asking).await,
+        "explorer.token_create" => operator::token_create(hub, request.params()?, asking).await,
+        "explorer.token_list" => {
+            request.takes_nothing()?;
+            operator::token_list(hub)
+        }
+        "explorer.revoke" => operator::revoke(hub, request.params()?, asking).await,
+        "explorer.audit" => operator::audit(hub, request.params()?).await,
+        "explorer.backup" => operator::backup(hub, request.params()?, asking).await,
+        "explorer.ca_rotate" => operator::ca_rotate(hub, request.params()?, asking).await,
         "explorer.events" => {
             let EventsParams { limit } = request.params()?;
-            Ok(raw(&events(hub, limit.unwrap_or(usize::MAX))))
+            Ok(raw(&events(hub, limit.unwrap_or(usize::MAX), asking)))
         }
         "rpc.discover" => {
             request.takes_nothing()?;
@@ -213,10 +141,11 @@ pub(super) async fn perform(hub: &Arc<Hub>, request: &Request<'_>, asking: &Aski
     }
 }
 
-/// The refusal for a node that is not known.
-pub(super) fn unknown_node(hub: &Hub, id: &NodeId) -> Problem {
+/// The refusal for a node that is not known, or not to be known to whoever asks.
+pub(super) fn unknown_node(hub: &Hub, id: &NodeId, asking: &Asking) -> Problem {
     let known = NodesView::of(hub);
-    let near = nearest(id.as_ref(), known.nodes.iter().map(|view| view.node.as_ref()));
+    let names = known.nodes.iter().filter(|view| sees(&asking.who, "explorer.nodes", &view.node));
+    let near = nearest(id.as_ref(), names.map(|view| view.node.as_ref()));
     let near = near.map_or(String::new(), |near| format!("; the nearest name is {near}"));
     Refusal::new(Code::NodeNotFound, format!("no node {id} is known here{near}; see: explorer.nodes")).into()
 }
@@ -267,11 +196,13 @@ fn status(hub: &Hub) -> StatusResult<'_> {
         streams: view.nodes.iter().map(|node| node.streams).sum(),
         listeners,
         counters: hub.stats.snapshot().into_iter().collect(),
+        rate_limit: hub.rates.view(),
     }
 }
 
-fn events(hub: &Hub, limit: usize) -> EventsResult {
-    let all = hub.registry.recent();
+fn events(hub: &Hub, limit: usize, asking: &Asking) -> EventsResult {
+    let mut all = hub.registry.recent();
+    all.retain(|happened| sees(&asking.who, "explorer.events", &happened.node));
     let skip = all.len().saturating_sub(limit);
     let shown = all.into_iter().skip(skip).map(|happened| EventView {
         seq: happened.seq,
@@ -281,36 +212,6 @@ fn events(hub: &Hub, limit: usize) -> EventsResult {
         reason: happened.reason,
     });
     EventsResult { events: shown.collect() }
-}
-
-fn kick(hub: &Hub, id: &NodeId, pause: Duration) -> Outcome {
-    if pause > limits::KICK_MAX {
-        let message = format!(
-            "for_ms: a node can be kicked for {} ms at most; for longer, withdraw its right to come",
-            limits::KICK_MAX.as_millis()
-        );
-        return Err(RpcError::new(super::rpc::INVALID_PARAMS, message).into());
-    }
-    let sessions = hub.registry.kick(id, "an operator has kicked this node", pause);
-    let sessions = sessions.ok_or_else(|| unknown_node(hub, id))?;
-    tracing::info!(node = %id, sessions, ?pause, "kicked");
-    let for_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-    Ok(raw(&KickResult { id, sessions, for_ms }))
-}
-
-fn forget(hub: &Hub, id: &NodeId) -> Outcome {
-    let direct = hub.direct.forget(id);
-    match (hub.registry.forget(id), direct) {
-        (Err(Unforgettable::Connected), _) | (_, Some(false)) => {
-            let message = format!("{id} is online; only a node that is offline can be forgotten");
-            Err(Refusal::new(Code::Denied, message).into())
-        }
-        (Err(Unforgettable::Unknown), None) => Err(unknown_node(hub, id)),
-        (Ok(()), _) | (Err(Unforgettable::Unknown), Some(true)) => {
-            tracing::info!(node = %id, "forgotten");
-            Ok(raw(&ForgetResult { id, forgotten: true }))
-        }
-    }
 }
 
 async fn heartbeat(hub: &Hub, params: &HeartbeatParams, asking: &Asking) -> Outcome {
@@ -338,62 +239,4 @@ async fn heartbeat(hub: &Hub, params: &HeartbeatParams, asking: &Asking) -> Outc
     }
     let offline_after_ms = u64::try_from(limits::DIRECT_TIMEOUT.as_millis()).unwrap_or(u64::MAX);
     Ok(raw(&HeartbeatResult { ok: true, explorer: &hub.id, node_id, offline_after_ms }))
-}
-
-#[derive(Serialize)]
-struct Outgoing<'a> {
-    jsonrpc: &'static str,
-    id: u32,
-    method: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    params: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Incoming {
-    /// `null` is a result.
-    #[serde(default, deserialize_with = "present")]
-    result: Option<Box<RawValue>>,
-    error: Option<Box<RawValue>>,
-}
-
-async fn call_service(hub: &Arc<Hub>, params: CallParams, asking: &Asking) -> Outcome {
-    let CallParams { target, method, params, timeout_ms, headers } = params;
-    let wanted = timeout_ms.map_or(limits::API_TIMEOUT, Duration::from_millis);
-    let deadline = Instant::now() + wanted.min(limits::OPEN_DEADLINE_MAX);
-    let deadline = asking.deadline.map_or(deadline, |given| given.min(deadline));
-    authorise(&asking.who, &Open::call(target.clone(), wanted))?;
-    let body =
-        super::rpc::bytes(&Outgoing { jsonrpc: "2.0", id: 1, method: &method, params: params.as_deref() });
-    let headers = headers.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
-    let head = RequestHead { headers, stream: false };
-    let (shown, caller) = (target.clone(), asking.caller.clone());
-    let call = Call { target, head, body: Bytes::from(body), deadline, caller };
-    let mut answer = call::call(hub, call).await?;
-    let mut whole = hub.bodies.begin();
-    let reading = async {
-        while let Some(piece) = answer.pieces.next().await {
-            match piece? {
-                Piece::Data(bytes) | Piece::Item(bytes) => whole.push(&bytes)?,
-            }
-        }
-        Ok::<_, Refusal>(whole.finish())
-    };
-    let whole = timeout_at(deadline + limits::CALL_GRACE, reading).await.map_err(|_| call::too_late())??;
-    match serde_json::from_slice(&whole.bytes) {
-        Ok(Incoming { error: Some(error), .. }) if error.get() != "null" => Err(Problem::Passed(error)),
-        Ok(Incoming { result: Some(result), .. }) => Ok(result),
-        Ok(_) => Err(garbled(&shown, answer.head.status, "it has neither result nor error")),
-        Err(error) => Err(garbled(&shown, answer.head.status, &error.to_string())),
-    }
-}
-
-fn garbled(target: &reachback_wire::Target, status: u16, what: &str) -> Problem {
-    let what = sanitize(what, limits::TEXT);
-    let message = format!("{target} answered (HTTP {status}) with what is no JSON-RPC answer: {what}");
-    Refusal::new(Code::BadFrame, message).into()
-}
-
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
-    Box::<RawValue>::deserialize(deserializer).map(Some)
 }

@@ -5,12 +5,15 @@
 
 mod methods;
 mod openrpc;
+mod operator;
 pub(crate) mod rpc;
+mod service;
 mod session;
+mod table;
 mod types;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -20,7 +23,8 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
-    auth::{Principal, authorise},
+    access::{authorise, check_methods},
+    auth::Principal,
     bodies::Whole,
     call::{self, Answer, Call, RequestHead},
     compat,
@@ -68,6 +72,13 @@ impl Asking {
     }
 }
 
+/// The service that this is.
+pub(crate) fn target() -> &'static Target {
+    static TARGET: LazyLock<Target> =
+        LazyLock::new(|| "@explorer/api".parse().expect("a constant that is a target"));
+    &TARGET
+}
+
 /// Answers a body: a request, a notification, or a batch of them.
 pub(crate) async fn answer(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
     let reply = if body.trim_ascii_start().first() == Some(&b'[') {
@@ -91,8 +102,14 @@ pub(crate) async fn pass_on(
 ) -> Result<Answer, Refusal> {
     let deadline = asking.deadline();
     let left = deadline.saturating_duration_since(Instant::now());
-    authorise(&asking.who, &Open::call(target.clone(), left))?;
-    let (head, caller) = (asking.head.clone(), asking.caller.clone());
+    let open = Open::call(target.clone(), left);
+    let allowed = authorise(&asking.who, &asking.caller, &open, &hub.registry)?;
+    if allowed.by_method {
+        check_methods(&asking.who, &target, &body)?;
+    }
+    let deadline = allowed.until.map_or(deadline, |until| until.min(deadline));
+    let head = asking.head.clone();
+    let caller = Caller { granted: allowed.until.is_some(), ..asking.caller.clone() };
     call::call(hub, Call { target, head, body, deadline, caller }).await
 }
 
@@ -101,9 +118,15 @@ async fn single(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
         Ok(request) => request,
         Err(error) => return json(hub, body, rpc::reply(None, Err(error.into()))),
     };
+    if let Err(refusal) = hub.rates.admit(&asking.who, Some(target())) {
+        return match request.id {
+            Some(id) => json(hub, body, rpc::reply(Some(id), Err(refusal.into()))),
+            None => Reply::Nothing,
+        };
+    }
     if !methods::is_own(hub, &request.method)
         // Who may not is told so below.
-        && methods::permit(&request.method, asking).is_ok()
+        && methods::permit(hub, &request.method, asking).is_ok()
         && let Some(target) = compat::destination(hub, &request)
     {
         return match pass_on(hub, target, body.clone(), asking).await {
@@ -114,8 +137,10 @@ async fn single(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
             Err(_) => Reply::Nothing,
         };
     }
-    if request.method == methods::WATCH && request.id.is_some() {
-        return match watch::items(hub, &request) {
+    if request.method == table::WATCH && request.id.is_some() {
+        return match methods::permit(hub, &request.method, asking)
+            .and_then(|()| watch::items(hub, &request, asking))
+        {
             Ok(items) => Reply::Items(items),
             Err(problem) => json(hub, body, rpc::reply(request.id, Err(problem))),
         };
@@ -143,7 +168,10 @@ async fn batch(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
     for request in requests {
         let answer = match Request::parse(request.get().as_bytes()) {
             Ok(request) => {
-                let outcome = methods::perform(hub, &request, asking).await;
+                let outcome = match hub.rates.admit(&asking.who, Some(target())) {
+                    Ok(()) => methods::perform(hub, &request, asking).await,
+                    Err(refusal) => Err(refusal.into()),
+                };
                 request.id.map(|id| rpc::reply(Some(id), outcome))
             }
             Err(error) => Some(rpc::reply(None, Err(error.into()))),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::methods::{METHODS, Method};
+use super::table::{METHODS, Method};
 
 /// The document. The same for every explorer of this version, so that it can be kept beside the documentation.
 pub(crate) fn document() -> Value {

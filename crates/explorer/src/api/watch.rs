@@ -14,10 +14,14 @@ use reachback_wire::{Code, NodeId, Refusal};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
+    Asking,
     rpc::{Problem, Request, bytes},
+    table::WATCH,
     types::{Forgotten, WatchParams},
 };
 use crate::{
+    access::sees,
+    auth::Principal,
     events::{Change, Watcher},
     hub::Hub,
     limits,
@@ -26,6 +30,8 @@ use crate::{
 
 struct Following {
     hub: Arc<Hub>,
+    /// Who follows, and sees only what concerns it.
+    who: Principal,
     only: Option<NodeId>,
     changes: Watcher,
     /// Who was shown, and is shown as forgotten when it is.
@@ -35,7 +41,11 @@ struct Following {
 }
 
 /// The stream of one follower.
-pub(super) fn items(hub: &Arc<Hub>, request: &Request<'_>) -> Result<BoxStream<'static, Bytes>, Problem> {
+pub(super) fn items(
+    hub: &Arc<Hub>,
+    request: &Request<'_>,
+    asking: &Asking,
+) -> Result<BoxStream<'static, Bytes>, Problem> {
     let WatchParams { node } = request.params()?;
     let place = hub.watchers.clone().try_acquire_owned().map_err(|_| {
         let message = format!("{} others follow already; poll explorer.nodes instead", limits::WATCHERS);
@@ -43,6 +53,7 @@ pub(super) fn items(hub: &Arc<Hub>, request: &Request<'_>) -> Result<BoxStream<'
     })?;
     let mut following = Following {
         hub: hub.clone(),
+        who: asking.who.clone(),
         only: node,
         // Before the state is read, so that no change falls between the two.
         changes: hub.registry.watch(),
@@ -69,7 +80,7 @@ impl Following {
                 () = self.hub.closing.cancelled() => return None,
             };
             match change {
-                Change::Node(node) if self.only.as_ref().is_none_or(|only| *only == node) => self.show(&node),
+                Change::Node(node) if self.follows(&node) => self.show(&node),
                 Change::Node(_) => {}
                 Change::Many => {
                     self.show_all();
@@ -81,9 +92,13 @@ impl Following {
         }
     }
 
+    fn follows(&self, node: &NodeId) -> bool {
+        self.only.as_ref().is_none_or(|only| only == node) && sees(&self.who, WATCH, node)
+    }
+
     fn show_all(&mut self) {
         let mut view = NodesView::of(&self.hub);
-        view.nodes.retain(|node| self.only.as_ref().is_none_or(|only| *only == node.node));
+        view.nodes.retain(|node| self.follows(&node.node));
         self.shown.extend(view.nodes.iter().map(|node| node.node.clone()));
         self.waiting.push_back(bytes(&view).into());
     }
