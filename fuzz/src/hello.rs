@@ -144,7 +144,8 @@ fn is_an_id(id: &NodeId) {
     assert!(!["any", "all", "self", "explorer"].contains(&id), "{id:?}");
 }
 
-fn hello() -> Hello {
+/// A dialer's first words.
+pub fn hello() -> Hello {
     let frame = Frame {
         kind: FrameType::Hello,
         payload: Bytes::from_static(

@@ -7,3 +7,5 @@
 mod wire;
 
 pub use wire::*;
+
+pub mod explorer;

@@ -157,6 +157,6 @@ fn squeeze_again(record: &Record, payload: &Bytes) {
     if let Some(compressed) = encode_compressed(kind, payload) {
         assert!(compressed.len() < RECORD_HEADER_LEN + payload.len(), "compressed and not smaller");
         let reading = read(Delivery::Whole, true, &compressed, [usize::MAX; 2]);
-        assert_eq!(reading.records, [record.clone()]);
+        assert_eq!(reading.records.first(), Some(record));
     }
 }

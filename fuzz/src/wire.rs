@@ -39,7 +39,7 @@ impl fmt::Display for Verdict {
 }
 
 /// The first byte of an input chooses what it is for, the next two where the rest is cut; missing ones are 0.
-fn situation(input: &[u8]) -> (u8, [usize; 2], &[u8]) {
+pub fn situation(input: &[u8]) -> (u8, [usize; 2], &[u8]) {
     let (head, bytes) = input.split_at(input.len().min(3));
     let at = |index| head.get(index).copied().unwrap_or(0);
     // Down to single bytes, up to more than the largest record.
@@ -48,7 +48,7 @@ fn situation(input: &[u8]) -> (u8, [usize; 2], &[u8]) {
 }
 
 /// `bytes` in pieces whose lengths are taken from `cuts` in turn.
-fn pieces(mut bytes: &[u8], cuts: [usize; 2]) -> impl Iterator<Item = Bytes> {
+pub fn pieces(mut bytes: &[u8], cuts: [usize; 2]) -> impl Iterator<Item = Bytes> {
     let mut lengths = cuts.into_iter().cycle();
     std::iter::from_fn(move || {
         let length = lengths.next()?.min(bytes.len());
