@@ -21,7 +21,9 @@ use std::{path::Path, path::PathBuf, sync::Arc};
 use parking_lot::Mutex;
 use reachback_link::{
     Address, DialError, DialSecurity,
-    tls::{CertificateDer, DialTls, KeyAndCsr, PrivateKey, ServerTrust, TlsError, TrustClock, Untrusted},
+    tls::{
+        CertificateDer, DialTls, KeyAndCsr, PrivateKey, ServerTrust, TlsError, TrustClock, Untrusted, utc,
+    },
 };
 use reachback_wire::{Code, Credential, Enrolled, Hex, NodeId, Renewed, Role, Welcome, join::JoinString};
 use tokio::{
@@ -244,11 +246,17 @@ impl Membership {
     /// An explorer has let us in.
     pub(crate) async fn welcomed(&self, welcome: &Welcome) {
         let now = welcome.time_unix_ms;
-        self.0.clock.note(now);
+        let until = self.not_after_unix_ms().unwrap_or(u64::MAX);
+        if now > until {
+            // Believing it would outlast its being put right, and lock this machine out.
+            tracing::warn!(told = %utc(now), until = %utc(until), "the explorer's clock is later than the end of the certificate it has taken; not believed");
+        } else {
+            self.0.clock.note(now);
+        }
         let keep = {
             let mut held = self.0.held.lock();
             (held.plan, held.unproven) = (Plan::AsUsual, false);
-            let due = now > held.clock_kept_ms.saturating_add(CLOCK_KEPT_EVERY);
+            let due = now <= until && now > held.clock_kept_ms.saturating_add(CLOCK_KEPT_EVERY);
             if due {
                 held.clock_kept_ms = now;
             }

@@ -106,7 +106,9 @@ pub(crate) async fn attend(
         (Ok(io), _) => io,
         (Err(_), Err(over)) => return Err(io::Error::other(over.message.clone())),
         (Err(_), Ok(_)) => {
-            return Err(io::Error::other("the handler's stream was cut off, or lost with a task that failed"));
+            return Err(io::Error::other(
+                "the handler's stream was cut off, or lost with a task that failed",
+            ));
         }
     };
     match outcome {
