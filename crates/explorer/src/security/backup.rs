@@ -47,6 +47,8 @@ impl Security {
         let _unchanged = self.changing.lock();
         let snapshot = files::beside(&self.directory.join(DATABASE));
         files::remove(&snapshot).map_err(|error| failed(&error))?;
+        // SQLite would make it for others to read.
+        files::for_owner_alone(&snapshot).map_err(|error| failed(&error))?;
         let taken = self.store.snapshot(&snapshot);
         let database = taken
             .map_err(|error| failed(&error))

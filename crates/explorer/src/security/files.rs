@@ -129,6 +129,23 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
     written
 }
 
+/// Makes an empty file that only its owner may read, or closes the one that is there to others: for what others than us
+/// write, with permissions of their own. On a file system that can't be written everything stays as it is.
+pub(crate) fn for_owner_alone(path: &Path) -> Result<(), FileError> {
+    let read_only = |error: &io::Error| error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+    let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = match made {
+        Err(error) if read_only(&error) => return Ok(()),
+        made => made.map_err(FileError::io(path, "can't be opened"))?,
+    };
+    let found = file.metadata().map_err(FileError::io(path, "can't be looked at"))?;
+    if found.permissions().mode() & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600))
+            .map_err(FileError::io(path, "others may read it, and that can't be changed"))?;
+    }
+    Ok(())
+}
+
 /// Removes a file, durably. One that is not there is removed already.
 pub(crate) fn remove(path: &Path) -> Result<(), FileError> {
     match fs::remove_file(path) {

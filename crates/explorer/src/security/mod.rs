@@ -39,7 +39,9 @@ use std::{
 };
 
 use parking_lot::{Mutex, RwLock};
-use reachback_link::tls::{self, CertificateDer, CertificateNames, EXPLORER_NAME, Identity, PeerCertificate, Roots, TlsPeer};
+use reachback_link::tls::{
+    self, CertificateDer, CertificateNames, EXPLORER_NAME, Identity, PeerCertificate, Roots, TlsPeer,
+};
 use reachback_wire::{
     Code, NodeId, Refusal, Secret,
     join::{JoinString, Pin},
@@ -52,12 +54,6 @@ use crate::{
     modes::{NodeIdVerification, TlsFiles},
 };
 
-use self::{
-    ca::Authority,
-    presence::Presence,
-    store::{Change, Revoked, Store, TokenRow},
-    tokens::{Claims, TokenKeys},
-};
 pub use self::{
     admit::{CredentialId, Principal},
     audit::{Audit, Entry, Record},
@@ -67,6 +63,12 @@ pub use self::{
     store::StoreError,
     tokens::{TokenRequest, TokenRole, Uses},
     wall::WallClock,
+};
+use self::{
+    ca::Authority,
+    presence::Presence,
+    store::{Change, Revoked, Store, TokenRow},
+    tokens::{Claims, TokenKeys},
 };
 
 const KEYS: &str = "keys";
@@ -397,7 +399,10 @@ impl Security {
     /// There are none, or too many.
     pub fn join_string(&self, addresses: Vec<String>, token: &Secret) -> Result<JoinString, Refusal> {
         JoinString::new(addresses, self.keys().material.pin, token.clone()).map_err(|error| {
-            Refusal::new(Code::Internal, format!("no join string can be made: {error}; set advertise in the configuration"))
+            Refusal::new(
+                Code::Internal,
+                format!("no join string can be made: {error}; set advertise in the configuration"),
+            )
         })
     }
 
@@ -514,7 +519,10 @@ impl Security {
         let entry = Entry::new("rotation finished", "authority and token key").actor(by);
         let outcome = self.rotate(|keys, now_ms| {
             if !keys.authority.is_rotating() {
-                return Err(Refusal::new(Code::Denied, "no rotation is under way; begin one: reachback ca rotate begin"));
+                return Err(Refusal::new(
+                    Code::Denied,
+                    "no rotation is under way; begin one: reachback ca rotate begin",
+                ));
             }
             if !force {
                 self.nobody_left_behind(keys.authority_pin, now_ms)?;
@@ -572,7 +580,8 @@ impl Security {
         if behind.is_empty() {
             return Ok(());
         }
-        let named = behind.iter().take(limits::NAMES_LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let named =
+            behind.iter().take(limits::NAMES_LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
         let more = behind.len().saturating_sub(limits::NAMES_LISTED);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         Err(Refusal::new(
@@ -608,7 +617,12 @@ impl Keys {
             None => {
                 let identity = authority.own_identity(&config.explorer, now_ms)?;
                 let not_after_unix_ms = now_ms.saturating_add(millis(limits::OWN_CERTIFICATE));
-                Material { identity, explorer_roots: authority.roots(), pin: authority_pin, not_after_unix_ms }
+                Material {
+                    identity,
+                    explorer_roots: authority.roots(),
+                    pin: authority_pin,
+                    not_after_unix_ms,
+                }
             }
         };
         let believed: Vec<_> = authority.roots().into_iter().chain(foreign).collect();
@@ -665,7 +679,10 @@ impl TokenRow {
 /// Tokens that nobody asks about any more.
 fn outdated(state: &store::State, now_ms: u64) -> Vec<Change> {
     let kept = millis(limits::TOKENS_KEPT);
-    let old = state.tokens.values().filter(|row| row.bound.is_none() && row.expires_ms.saturating_add(kept) < now_ms);
+    let old = state
+        .tokens
+        .values()
+        .filter(|row| row.bound.is_none() && row.expires_ms.saturating_add(kept) < now_ms);
     old.map(|row| Change::DropToken(row.id.clone())).collect()
 }
 
@@ -676,7 +693,11 @@ fn brought(
     bundle: &[CertificateDer<'static>],
 ) -> Result<Material, SecurityError> {
     let unusable = |problem: String| SecurityError::Authority { path: path.to_owned(), problem };
-    let key_path = config.files.key_path.as_ref().ok_or_else(|| unusable("there is no key_path beside it".to_owned()))?;
+    let key_path = config
+        .files
+        .key_path
+        .as_ref()
+        .ok_or_else(|| unusable("there is no key_path beside it".to_owned()))?;
     let mut chain = certificates(path)?;
     let own = chain.first().ok_or_else(|| unusable("there is no certificate in it".to_owned()))?;
     let names = CertificateNames::of(own).map_err(|error| unusable(error.to_string()))?;
@@ -700,10 +721,8 @@ fn brought(
         doing: "can't be read",
         source: io::ErrorKind::NotFound.into(),
     })?;
-    let key = tls::PrivateKey::from_pem(&key).map_err(|error| SecurityError::Authority {
-        path: key_path.clone(),
-        problem: error.to_string(),
-    })?;
+    let key = tls::PrivateKey::from_pem(&key)
+        .map_err(|error| SecurityError::Authority { path: key_path.clone(), problem: error.to_string() })?;
     let identity = Identity::new(chain, &key).map_err(|error| unusable(error.to_string()))?;
     let explorer_roots = if bundle.is_empty() { vec![last] } else { bundle.to_vec() };
     Ok(Material { identity, explorer_roots, pin, not_after_unix_ms: names.not_after_unix_ms })

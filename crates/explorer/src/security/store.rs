@@ -22,7 +22,10 @@ use reachback_wire::{
 };
 use rusqlite::{Connection, OpenFlags, Row, Transaction, params, types::Type};
 
-use super::tokens::{TokenRole, hex};
+use super::{
+    files::{self, FileError},
+    tokens::{TokenRole, hex},
+};
 use crate::limits;
 
 /// The key in a certificate: SHA-256 of its SubjectPublicKeyInfo.
@@ -150,6 +153,9 @@ pub(crate) enum Change {
 /// Why the file can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// The file can't be made, or closed to others.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The system or SQLite says so.
     #[error(
         "{}: {source}; without it nobody could be told from anybody else. Restore it from a backup (docs/operations.md, Backup and restore)",
@@ -194,6 +200,7 @@ impl Store {
     /// Opens the file and reads all of it; makes it when there is none.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let unreadable = |source| StoreError::Unreadable { path: path.to_owned(), source };
+        files::for_owner_alone(path)?;
         let mut database = Connection::open_with_flags(
             path,
             OpenFlags::SQLITE_OPEN_READ_WRITE
