@@ -338,6 +338,13 @@ impl Relay {
                     Ok(record) => self.take(record),
                     Err(end) => return Poll::Ready(Err((true, end))),
                 }
+                // It has been seen to be right; compressing it again would give the same.
+                if let Some(compressed) = from.take_compressed()
+                    && let Some((kind, payload)) =
+                        self.rest.take_if(|(_, payload)| to.takes_compressed(payload.len(), compressed.len()))
+                {
+                    self.record = Some(Outgoing::as_it_came(kind, &compressed, payload.len()));
+                }
                 Ok(())
             };
             if let Err(end) = sent {

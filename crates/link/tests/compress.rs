@@ -396,6 +396,26 @@ async fn a_relay_gives_each_hop_what_it_announced() {
 }
 
 #[tokio::test]
+async fn a_relay_passes_on_as_it_came_what_may_be() {
+    // Our own compressor ends with six letters that are no copy, this one's with five.
+    let odd = b"\x84\0\0\x10\x2c\x01\0\0\x1fx\x01\0\xff\x14\x50xxxxx";
+    let plain = [&record_header(RecordKind::Item, 300)[..], &[b'x'; 300]].concat();
+    for (what, onwards, expected) in [
+        ("alike", ON, &odd[..]),
+        ("from another size on", Compression { min_size: 301, ..ON }, &plain),
+        ("not compressed", Compression::OFF, &plain),
+    ] {
+        let (mut here, _ours, id, from) = announced(Side::Dialer, ON).await;
+        let (mut there, _theirs, onward, to) = announced(Side::Dialer, onwards).await;
+        here.send(&data(0, id, odd)).await;
+        tokio::select! {
+            relayed = relay(from, to) => panic!("{what}: {relayed:?}"),
+            frame = next_data(&mut there, onward) => assert_eq!(frame.body, expected, "{what}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_relay_cuts_nothing_and_leaves_items_where_they_were() {
     let (client, mut door) = pair_of(ON, ON);
     let (mut node, hub) = pair_of(ON, ON);

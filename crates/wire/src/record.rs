@@ -143,10 +143,23 @@ pub fn encode_compressed(kind: RecordKind, payload: &[u8]) -> Option<BytesMut> {
     if !lz4::compress(payload, &mut record) {
         return None;
     }
-    let mut header = record_header(kind, record.len() - RECORD_HEADER_LEN);
-    header[0] |= LZ4;
+    let header = compressed_header(kind, record.len() - RECORD_HEADER_LEN);
     record[..RECORD_HEADER_LEN].copy_from_slice(&header);
     Some(record)
+}
+
+/// A record of a payload that is compressed already, as [`RecordDecoder::take_compressed`] gives it.
+pub fn encode_as_it_came(kind: RecordKind, compressed: &[u8]) -> BytesMut {
+    let mut record = BytesMut::with_capacity(RECORD_HEADER_LEN + compressed.len());
+    record.extend_from_slice(&compressed_header(kind, compressed.len()));
+    record.extend_from_slice(compressed);
+    record
+}
+
+fn compressed_header(kind: RecordKind, len: usize) -> [u8; RECORD_HEADER_LEN] {
+    let mut header = record_header(kind, len);
+    header[0] |= LZ4;
+    header
 }
 
 /// An `End` record. A long message is cut to fit.
@@ -188,6 +201,8 @@ pub struct RecordDecoder {
     state: State,
     over: Over,
     lz4: bool,
+    /// The compressed payload of the record that was handed out last.
+    compressed: Option<Bytes>,
 }
 
 /// Where in a record the input stands.
@@ -220,7 +235,14 @@ enum Over {
 impl RecordDecoder {
     /// A decoder at the begin of a direction.
     pub fn new(delivery: Delivery) -> Self {
-        Self { delivery, bytes: Chunks::default(), state: State::Header, over: Over::No, lz4: false }
+        Self {
+            delivery,
+            bytes: Chunks::default(),
+            state: State::Header,
+            over: Over::No,
+            lz4: false,
+            compressed: None,
+        }
     }
 
     /// The same, for a direction that may have compressed records. They are handed out as if they were not.
@@ -241,6 +263,7 @@ impl RecordDecoder {
     /// The bytes break the rules. There is no way on after that.
     #[expect(clippy::should_implement_trait, reason = "the end of an iterator would mean something else")]
     pub fn next(&mut self) -> Result<Option<Record>, RecordError> {
+        self.compressed = None;
         loop {
             match self.state {
                 State::Header => {
@@ -279,6 +302,7 @@ impl RecordDecoder {
                     let plain = lz4::decompress(&payload, kind.limit())
                         .map_err(|reason| RecordError::Lz4 { kind, reason })?;
                     self.state = State::Header;
+                    self.compressed = Some(payload);
                     return self.read_payload(kind, plain).map(Some);
                 }
                 State::Broken { kind } => {
@@ -287,6 +311,12 @@ impl RecordDecoder {
                 }
             }
         }
+    }
+
+    /// The payload of the record that was handed out last as it came, if it came compressed: for who passes it on to
+    /// somebody who takes it so.
+    pub fn take_compressed(&mut self) -> Option<Bytes> {
+        self.compressed.take()
     }
 
     /// Whether everything pushed so far was whole records, all of them handed out.
@@ -592,7 +622,10 @@ mod tests {
         decoder.push(Bytes::copy_from_slice(&packed[packed.len() - 1..]));
         decoder.push(encode_end(None).into());
         assert_eq!(decoder.next(), Ok(Some(Record::Item(Bytes::from_static(text)))));
+        let as_it_came = decoder.take_compressed().unwrap();
+        assert_eq!(encode_as_it_came(RecordKind::Item, &as_it_came), packed);
         assert_eq!(decoder.next(), Ok(Some(Record::End(None))));
+        assert_eq!(decoder.take_compressed(), None);
     }
 
     #[test]

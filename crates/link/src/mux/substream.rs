@@ -208,6 +208,17 @@ impl Substream {
         self.raw.shared.record_payload()
     }
 
+    /// The payload of the record that was read last as it came, if it came compressed.
+    pub(crate) fn take_compressed(&mut self) -> Option<Bytes> {
+        self.records.take_compressed()
+    }
+
+    /// Whether a payload of `plain` bytes may be sent here as the `compressed` bytes it came in: they were announced, and
+    /// are what would be sent if it were compressed again.
+    pub(crate) fn takes_compressed(&self, plain: usize, compressed: usize) -> bool {
+        self.lz4.is_some_and(|min_size| plain >= min_size) && compressed <= self.record_payload()
+    }
+
     /// Whether the peer has said everything: its `End` was read.
     pub fn is_half_finished(&self) -> bool {
         self.received_end
@@ -346,6 +357,12 @@ impl Outgoing {
         if let Some(compressed) = compressed {
             self.bytes = compressed;
         }
+    }
+
+    /// A record whose payload of `payload_len` bytes is compressed already.
+    pub(crate) fn as_it_came(kind: RecordKind, compressed: &[u8], payload_len: usize) -> Self {
+        let bytes = record::encode_as_it_came(kind, compressed);
+        Self { bytes, from: 0, payload_len, settled: true }
     }
 
     /// Bytes that are already framed.
