@@ -160,6 +160,7 @@ async fn health_changes_reach_the_view_and_strange_names_do_not() {
     let info = ServiceInfo {
         name: "db".parse().unwrap(),
         framing: Some("raw".to_owned()),
+        compression: None,
         health: HealthState::Unknown,
     };
     let said = Services { services: vec![info], ..Services::default() };

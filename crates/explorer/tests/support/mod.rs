@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "every test file uses its own part of this module")]
 
+pub(crate) mod secure;
+
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
@@ -271,22 +273,44 @@ pub(crate) struct Peer {
     pub(crate) welcome: Welcome,
     pub(crate) control: ControlInbox,
     pub(crate) hand: Hand,
+    pub(crate) stats: Arc<LinkStats>,
     frozen: watch::Sender<bool>,
     tasks: JoinSet<()>,
 }
 
 impl Peer {
     pub(crate) async fn dial(line: Line, hello: &Hello) -> Result<Self, DialError> {
+        Self::dial_with(line, hello, &DialSecurity::Plain).await
+    }
+
+    /// With TLS or without.
+    pub(crate) async fn dial_with(
+        line: Line,
+        hello: &Hello,
+        security: &DialSecurity,
+    ) -> Result<Self, DialError> {
+        Self::dial_as(line, hello, security, Compression::OFF).await
+    }
+
+    /// One that can compress what it sends, or not.
+    pub(crate) async fn dial_as(
+        line: Line,
+        hello: &Hello,
+        security: &DialSecurity,
+        compression: Compression,
+    ) -> Result<Self, DialError> {
+        let stats = Arc::new(LinkStats::default());
+        let hello = &Hello { features: compression.features(), ..hello.clone() };
         let net = OneLine(Mutex::new(Some(line.near)));
-        let established = dial(&net, &"hub:1".parse().unwrap(), hello, &DialSecurity::Plain).await?;
+        let established = dial(&net, &"hub:1".parse().unwrap(), hello, security).await?;
         let config = SessionConfig {
             side: established.side,
             heartbeat: Duration::from_millis(established.welcome.heartbeat_ms),
             max_open: established.welcome.limits.max_substreams,
-            stats: Arc::new(LinkStats::default()),
+            stats: stats.clone(),
             budget: Arc::new(MemoryBudget::new(64 << 20)),
             congestion: Congestion::default(),
-            compression: Compression::OFF,
+            compression: compression.with_peer(&established.welcome.features),
             rules: SessionRules::default(),
         };
         let (session, mut incoming, control, driver) = session(established.transport, config);
@@ -299,7 +323,7 @@ impl Peer {
                 served.spawn(serve(inbound));
             }
         });
-        Ok(Self { session, welcome: established.welcome, control, hand: line.hand, frozen, tasks })
+        Ok(Self { session, welcome: established.welcome, control, hand: line.hand, stats, frozen, tasks })
     }
 
     pub(crate) async fn declare(&self, services: &[&str]) {
