@@ -7,17 +7,14 @@ mod common;
 use std::{future::Future, pin::pin, sync::atomic::Ordering};
 
 use common::{
-    End, Settings, across, echo, empty, end, open, pattern,
+    End, Over, Settings, across, echo, empty, end, open, pair_over, pattern,
     raw::{RawPeer, data, header},
-    read_all, received, soon, tcp_pair,
+    read_all, received, soon,
 };
 use futures::future::poll_fn;
-use reachback_link::{Side, StreamEnd, Substream, Transport};
+use reachback_link::{Side, StreamEnd, Substream};
 use reachback_wire::{Code, Record, RecordKind, record::record_header};
-use tokio::{
-    io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
-};
+use tokio::io::AsyncWriteExt;
 
 /// More than any first window.
 const MORE_THAN_A_WINDOW: usize = 1024 * 1024;
@@ -60,12 +57,12 @@ fn is_told(ending: Ending, told: Option<&StreamEnd>) -> bool {
 
 #[tokio::test]
 async fn four_ends_are_four_answers_whether_or_not_we_have_ended_and_what_came_before_is_delivered() {
-    for we_open in [true, false] {
+    for (over, we_open) in everywhere([true, false]) {
         for we_have_ended in [false, true] {
             for ending in ENDINGS {
                 for size in [0, 10, 100_000, 250_000] {
-                    let case = format!("{ending:?} {we_have_ended} {we_open} {size}");
-                    let (mut near, mut far) = tcp_pair().await;
+                    let case = format!("{over:?} {ending:?} {we_have_ended} {we_open} {size}");
+                    let (mut near, mut far) = pair_over(over).await;
                     let (mut ours, mut theirs) = substream(&mut near, &mut far, we_open).await;
                     let (mut other, mut others) = substream(&mut near, &mut far, we_open).await;
                     if we_have_ended {
@@ -134,10 +131,10 @@ async fn stuck_until<F: Future<Output = ()>>(
 
 #[tokio::test]
 async fn a_writer_blocked_on_the_window_is_freed_by_every_end_of_its_peer() {
-    for we_open in [true, false] {
+    for (over, we_open) in everywhere([true, false]) {
         for ending in ENDINGS {
-            let case = format!("{ending:?} {we_open}");
-            let (mut near, mut far) = tcp_pair().await;
+            let case = format!("{over:?} {ending:?} {we_open}");
+            let (mut near, mut far) = pair_over(over).await;
             let (mut ours, mut theirs) = substream(&mut near, &mut far, we_open).await;
             let stop = far.driver.abort_handle();
             let freed = stuck_until(&mut ours, &far, || async {
@@ -173,10 +170,10 @@ async fn a_writer_blocked_on_the_window_is_freed_by_every_end_of_its_peer() {
 
 #[tokio::test]
 async fn a_writer_whose_peer_has_ended_is_freed_when_that_peer_goes_away() {
-    for we_open in [true, false] {
+    for (over, we_open) in everywhere([true, false]) {
         for ending in [Ending::Reset, Ending::Drop, Ending::Lost] {
-            let case = format!("{ending:?} {we_open}");
-            let (mut near, mut far) = tcp_pair().await;
+            let case = format!("{over:?} {ending:?} {we_open}");
+            let (mut near, mut far) = pair_over(over).await;
             let (mut ours, mut theirs) = substream(&mut near, &mut far, we_open).await;
             theirs.finish(None).await.unwrap();
             assert_eq!(soon("their end", ours.next()).await, Ok(Record::End(None)));
@@ -210,43 +207,47 @@ async fn a_writer_whose_peer_has_ended_is_freed_when_that_peer_goes_away() {
 
 #[tokio::test]
 async fn a_writer_whose_peer_has_ended_and_reads_on_sends_everything() {
-    let (mut near, mut far) = tcp_pair().await;
-    let (mut ours, mut theirs) = substream(&mut near, &mut far, true).await;
-    theirs.finish(None).await.unwrap();
-    let mut got = Vec::new();
-    stuck_until(&mut ours, &far, || async {
-        while got.len() < MORE_THAN_A_WINDOW {
-            match soon("data", theirs.next()).await.unwrap() {
-                Record::Data(bytes) => got.extend_from_slice(&bytes),
-                other => panic!("{other:?} among data"),
+    for over in Over::ALL {
+        let (mut near, mut far) = pair_over(over).await;
+        let (mut ours, mut theirs) = substream(&mut near, &mut far, true).await;
+        theirs.finish(None).await.unwrap();
+        let mut got = Vec::new();
+        stuck_until(&mut ours, &far, || async {
+            while got.len() < MORE_THAN_A_WINDOW {
+                match soon("data", theirs.next()).await.unwrap() {
+                    Record::Data(bytes) => got.extend_from_slice(&bytes),
+                    other => panic!("{other:?} among data"),
+                }
             }
-        }
-    })
-    .await
-    .unwrap();
-    assert!(got == pattern(MORE_THAN_A_WINDOW));
-    ours.finish(None).await.unwrap();
-    assert_eq!(soon("the end", theirs.next()).await, Ok(Record::End(None)));
-    assert_eq!(read_all(&mut ours).await, (vec![], Ok(())));
-    drop((ours, theirs));
-    empty(&near).await;
-    empty(&far).await;
+        })
+        .await
+        .unwrap();
+        assert!(got == pattern(MORE_THAN_A_WINDOW));
+        ours.finish(None).await.unwrap();
+        assert_eq!(soon("the end", theirs.next()).await, Ok(Record::End(None)));
+        assert_eq!(read_all(&mut ours).await, (vec![], Ok(())));
+        drop((ours, theirs));
+        empty(&near).await;
+        empty(&far).await;
+    }
 }
 
 #[tokio::test]
 async fn a_reset_that_the_window_does_not_take_is_still_no_finish() {
-    let (mut near, mut far) = tcp_pair().await;
-    let (mut ours, mut theirs) = substream(&mut near, &mut far, true).await;
-    let sent = pattern(MORE_THAN_A_WINDOW);
-    tokio::select! {
-        biased;
-        outcome = ours.send(RecordKind::Data, &sent) => panic!("more than a window was taken: {outcome:?}"),
-        () = received(&far, NEARLY_A_WINDOW) => {}
+    for over in Over::ALL {
+        let (mut near, mut far) = pair_over(over).await;
+        let (mut ours, mut theirs) = substream(&mut near, &mut far, true).await;
+        let sent = pattern(MORE_THAN_A_WINDOW);
+        tokio::select! {
+            biased;
+            outcome = ours.send(RecordKind::Data, &sent) => panic!("more than a window was taken: {outcome:?}"),
+            () = received(&far, NEARLY_A_WINDOW) => {}
+        }
+        ours.reset(Code::ServiceUnreachable, "nobody hears this");
+        let (got, told) = read_all(&mut theirs).await;
+        assert!(got.len() > 200_000 && sent.starts_with(&got), "{} bytes", got.len());
+        assert_eq!(told, Err(StreamEnd::Dropped));
     }
-    ours.reset(Code::ServiceUnreachable, "nobody hears this");
-    let (got, told) = read_all(&mut theirs).await;
-    assert!(got.len() > 200_000 && sent.starts_with(&got), "{} bytes", got.len());
-    assert_eq!(told, Err(StreamEnd::Dropped));
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -262,11 +263,11 @@ enum Death {
 #[tokio::test]
 async fn a_dead_connection_never_looks_like_a_finished_stream() {
     use Death::{BetweenFrames, InAFrame, InAHeader, InARecord, OnlyFin, Rst};
-    for side in [Side::Dialer, Side::Acceptor] {
+    for (over, side) in everywhere([Side::Dialer, Side::Acceptor]) {
         for we_have_ended in [false, true] {
             for death in [BetweenFrames, InAFrame, InAHeader, InARecord, OnlyFin, Rst] {
-                let case = format!("{death:?} {we_have_ended} {side:?}");
-                let (mut peer, mut ours, id, mut substream) = raw_tcp(side).await;
+                let case = format!("{over:?} {death:?} {we_have_ended} {side:?}");
+                let (mut peer, mut ours, id, mut substream) = raw(over, side).await;
                 if we_have_ended {
                     substream.finish(None).await.unwrap();
                     peer.recv_until(|frame| frame.stream == id && frame.body == [1, 0, 0, 0]).await;
@@ -317,14 +318,17 @@ fn record(payload: &[u8], announced: usize) -> Vec<u8> {
     [&record_header(RecordKind::Data, announced)[..], payload].concat()
 }
 
-/// A hand-written peer of this side over TCP, with a substream that it opened.
-async fn raw_tcp(side: Side) -> (RawPeer, End, u32, Substream) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
-    let mut ours = end(Transport::from(near.unwrap()), across(side), &Settings::default());
-    let mut peer = RawPeer::new(Transport::from(far.unwrap().0), side);
+/// A hand-written peer of this side, with a substream that it opened.
+async fn raw(over: Over, side: Side) -> (RawPeer, End, u32, Substream) {
+    let (near, far) = over.join().await;
+    let mut ours = end(near, across(side), &Settings::default());
+    let mut peer = RawPeer::new(far, side);
     peer.control().await;
     let (id, substream) = peer.substream(&mut ours).await;
     (peer, ours, id, substream)
+}
+
+/// Each of these, over everything that joins two ends.
+fn everywhere<T: Copy>(cases: [T; 2]) -> impl Iterator<Item = (Over, T)> {
+    Over::ALL.into_iter().flat_map(move |over| cases.map(|case| (over, case)))
 }

@@ -43,8 +43,11 @@ async fn bulk_both_ways_through_small_buffers_never_stops_and_an_echo_beside_it_
         let dialer = end(near, Side::Dialer, &Settings::default());
         bulk("in memory", (dialer, end(far, Side::Acceptor, &Settings::default())))
     }));
-    let over_tcp = small_tcp_pair().await;
-    tokio::join!(in_memory, bulk("over tcp", over_tcp));
+    let (near, far) = small_tcp().await;
+    let over_tcp = ends(near, far);
+    let (near, far) = small_tcp().await;
+    let (near, far) = common::tls::secured(near, far).await;
+    tokio::join!(in_memory, bulk("over tcp", over_tcp), bulk("over tls", ends(near, far)));
 }
 
 async fn bulk(name: &str, (mut dialer, mut acceptor): (End, End)) {
@@ -148,8 +151,8 @@ async fn a_ping_that_can_not_be_answered_yet_is_no_reason_to_stop_reading() {
     }
 }
 
-/// Two ends over a TCP connection whose kernel buffers are small from the first packet on.
-async fn small_tcp_pair() -> (End, End) {
+/// A TCP connection whose kernel buffers are small from the first packet on.
+async fn small_tcp() -> (Transport, Transport) {
     let small = || {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_send_buffer_size(SMALL_BUFFER).unwrap();
@@ -167,10 +170,11 @@ async fn small_tcp_pair() -> (End, End) {
         // The kernel doubles what is asked for.
         assert!(socket2::SockRef::from(socket).send_buffer_size().unwrap() <= 2 * SMALL_BUFFER as usize);
     }
-    (
-        end(near.into(), Side::Dialer, &Settings::default()),
-        end(far.into(), Side::Acceptor, &Settings::default()),
-    )
+    (near.into(), far.into())
+}
+
+fn ends(near: Transport, far: Transport) -> (End, End) {
+    (end(near, Side::Dialer, &Settings::default()), end(far, Side::Acceptor, &Settings::default()))
 }
 
 #[tokio::test]

@@ -1,68 +1,25 @@
 //! Handshakes over real pipes: welcome, denial, and everything that is no handshake.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::{io, time::Duration};
 
+use common::tls::{OnePipe, hello, welcome};
 use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use reachback_link::{
     Address, DialError, DialSecurity, GreetError, ListenAddress, Listener, Net, Side, Transport, dial, greet,
 };
-use reachback_wire::{
-    Code, Generation, Hello, Instance, Nonce, ProtocolRange, Refusal, Role, SessionId, SessionLimits,
-    Welcome, limits,
-};
+use reachback_wire::{Code, ProtocolRange, Refusal, limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A network of one pipe.
-struct OnePipe(Mutex<Option<Transport>>);
-
-impl Net for OnePipe {
-    fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, io::Result<Transport>> {
-        Box::pin(async { self.0.lock().take().ok_or_else(|| io::ErrorKind::ConnectionRefused.into()) })
-    }
-
-    fn listen<'a>(&'a self, _: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>> {
-        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
-    }
-}
-
 fn pipe() -> (OnePipe, Transport) {
-    let (near, far) = Transport::memory_pair(64 * 1024);
-    (OnePipe(Mutex::new(Some(near))), far)
+    OnePipe::new()
 }
 
 const PLAIN: DialSecurity = DialSecurity::Plain;
 
 const VERSIONS: ProtocolRange = ProtocolRange { min: 1, max: 1 };
-
-fn hello() -> Hello {
-    Hello {
-        role: Role::Node,
-        id: "edge-7".parse().unwrap(),
-        generation: Generation { instance: Instance([1; 16]), slot: 0, seq: 1 },
-        protocol: VERSIONS,
-        agent: "test".into(),
-        nonce: Nonce([2; 32]),
-        features: Vec::new(),
-        credential: None,
-        resume: None,
-    }
-}
-
-fn welcome() -> Welcome {
-    Welcome {
-        explorer: "hub-1".parse().unwrap(),
-        session: SessionId(7),
-        heartbeat_ms: 10_000,
-        time_unix_ms: 1,
-        limits: SessionLimits { max_substreams: 1024 },
-        features: Vec::new(),
-        siblings: Vec::new(),
-        reconnect_window_ms: 0,
-        resume: None,
-    }
-}
 
 fn address() -> Address {
     "hub:9002".parse().unwrap()
@@ -207,7 +164,7 @@ async fn dialing_something_silent_or_foreign_says_so() {
     assert!(matches!(error, DialError::Broken { .. }), "{error}");
     assert!(!error.to_string().contains("end of file"), "{error}");
 
-    let nobody = OnePipe(Mutex::new(None));
+    let nobody = OnePipe::nobody();
     let error = dial(&nobody, &to, &hello(), &PLAIN).await.unwrap_err();
     assert_eq!(error.code(), Code::PeerUnreachable);
 }

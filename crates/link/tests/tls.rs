@@ -1,13 +1,14 @@
 //! TLS in the place of the transport: who is believed, who is let through, and in which words the others are told.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::{io, sync::Arc, time::Duration};
+mod common;
 
-use futures::future::BoxFuture;
+use std::{future::poll_fn, io, sync::Arc, task::Poll, time::Duration};
+
+use common::tls::{OnePipe, hello};
 use parking_lot::Mutex;
 use reachback_link::{
-    Address, DialError, DialSecurity, Established, ListenAddress, Listener, Net, Transport, dial, enrol,
-    greet,
+    Address, DialError, DialSecurity, Established, Transport, dial, enrol, greet,
     tls::{
         AcceptIdentity, AcceptTls, AcceptTlsError, Alpn, CertificateNames, DialTls, Identity, KeyAndCsr,
         PeerCertificate, PrivateKey, Roots, ServerTrust, TlsPeer, TrustClock, Untrusted,
@@ -16,59 +17,20 @@ use reachback_link::{
 };
 use reachback_testkit::certificates::{Authority, HOUR, Leaf};
 use reachback_wire::{
-    Code, Credential, Enrolled, Generation, Hello, Hex, Instance, Nonce, ProtocolRange, Refusal, Role,
-    Secret, SessionId, SessionLimits, Welcome, join::Pin, limits,
+    Code, Credential, Enrolled, Hello, Hex, ProtocolRange, Refusal, Secret, Welcome, join::Pin, limits,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::Semaphore,
     time::Instant,
 };
 
-/// A network of one pipe.
-struct OnePipe(Mutex<Option<Transport>>);
-
-impl Net for OnePipe {
-    fn connect<'a>(&'a self, _: &'a Address) -> BoxFuture<'a, io::Result<Transport>> {
-        Box::pin(async { self.0.lock().take().ok_or_else(|| io::ErrorKind::ConnectionRefused.into()) })
-    }
-
-    fn listen<'a>(&'a self, _: &'a ListenAddress) -> BoxFuture<'a, io::Result<Listener>> {
-        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
-    }
-}
-
 fn pipe() -> (OnePipe, Transport) {
-    let (near, far) = Transport::memory_pair(64 * 1024);
-    (OnePipe(Mutex::new(Some(near))), far)
-}
-
-fn hello() -> Hello {
-    Hello {
-        role: Role::Node,
-        id: "edge-7".parse().unwrap(),
-        generation: Generation { instance: Instance([1; 16]), slot: 0, seq: 1 },
-        protocol: ProtocolRange::SUPPORTED,
-        agent: "test".into(),
-        nonce: Nonce([2; 32]),
-        features: Vec::new(),
-        credential: None,
-        resume: None,
-    }
+    OnePipe::new()
 }
 
 fn welcome() -> Welcome {
-    Welcome {
-        explorer: "hub-1".parse().unwrap(),
-        session: SessionId(7),
-        heartbeat_ms: 10_000,
-        time_unix_ms: now() + 1_800_000,
-        limits: SessionLimits { max_substreams: 1024 },
-        features: Vec::new(),
-        siblings: Vec::new(),
-        reconnect_window_ms: 0,
-        resume: None,
-    }
+    Welcome { time_unix_ms: now() + 1_800_000, ..common::tls::welcome() }
 }
 
 fn now() -> u64 {
@@ -434,7 +396,7 @@ async fn a_handshake_that_stops_gives_its_place_away() {
     let (deaf, hears) = Transport::memory_pair(64 * 1024);
     let stopped = async {
         let (said, tls) = (hello(), security(&ca.trusted(), None));
-        let silent = OnePipe(Mutex::new(Some(deaf)));
+        let silent = OnePipe::of(deaf);
         let _ = tokio::time::timeout(Duration::from_millis(1), dial(&silent, &to, &said, &tls)).await;
         std::future::pending::<()>().await;
     };
@@ -528,24 +490,9 @@ async fn an_end_that_was_not_announced_is_a_broken_connection() {
     assert_eq!(far.read(&mut [0; 8]).await.unwrap(), 0);
 
     // Somebody in between cuts the bytes off.
-    let (near, cut) = Transport::memory_pair(64 * 1024);
-    let (far_end, mut cable) = Transport::memory_pair(64 * 1024);
-    let net = OnePipe(Mutex::new(Some(near)));
-    let (to, said, tls) = ("hub:9002".parse().unwrap(), hello(), security(&ca.trusted(), None));
-    let places = Semaphore::new(1);
-    let mut cut = cut;
-    let meeting = async {
-        tokio::join!(dial(&net, &to, &said, &tls), async {
-            let transport = accept.accept(far_end, &places, soon()).await.unwrap();
-            greet(transport, ProtocolRange::SUPPORTED).await.unwrap().welcome(&welcome()).await.unwrap()
-        })
-    };
-    let (dialled, mut accepted) = tokio::select! {
-        met = meeting => met,
-        _ = tokio::io::copy_bidirectional(&mut cut, &mut cable) => panic!("nobody has left"),
-    };
-    drop((cut, cable));
-    for transport in [&mut dialled.unwrap().transport, &mut accepted.transport] {
+    let Tapped { mut near, mut far, near_cable, far_cable } = Tapped::new().await;
+    drop((near_cable, far_cable));
+    for transport in [&mut near, &mut far] {
         for _ in 0..2 {
             let error = transport.read(&mut [0; 8]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
@@ -555,37 +502,121 @@ async fn an_end_that_was_not_announced_is_a_broken_connection() {
 
 #[tokio::test]
 async fn a_changed_byte_is_noticed() {
-    let ca = Authority::new("ca");
-    let accept = accepting(ca.issue(&Leaf::explorer()).identity());
-    let (near, mut there) = Transport::memory_pair(64 * 1024);
-    let (far_end, mut cable) = Transport::memory_pair(64 * 1024);
-    let net = OnePipe(Mutex::new(Some(near)));
-    let (to, said, tls) = ("hub:9002".parse().unwrap(), hello(), security(&ca.trusted(), None));
-    let places = Semaphore::new(1);
-    let (dialled, mut accepted) = tokio::select! {
-        met = async {
-            tokio::join!(dial(&net, &to, &said, &tls), async {
-                let transport = accept.accept(far_end, &places, soon()).await.unwrap();
-                greet(transport, ProtocolRange::SUPPORTED).await.unwrap().welcome(&welcome()).await.unwrap()
-            })
-        } => met,
-        _ = tokio::io::copy_bidirectional(&mut there, &mut cable) => panic!("nobody has left"),
-    };
-    let mut dialled = dialled.unwrap();
-    dialled.transport.write_all(b"a mux frame").await.unwrap();
-    dialled.transport.flush().await.unwrap();
-    let mut sealed = vec![0; 1024];
-    let n = there.read(&mut sealed).await.unwrap();
-    assert!(n > 20 && !sealed[..n].windows(3).any(|part| part == b"mux"), "it was sealed");
-    sealed[n - 1] ^= 1;
-    cable.write_all(&sealed[..n]).await.unwrap();
-    let error = accepted.transport.read(&mut [0; 64]).await.unwrap_err();
+    let mut line = Tapped::new().await;
+    let mut sealed = line.sealed(b"a mux frame").await;
+    *sealed.last_mut().unwrap() ^= 1;
+    line.far_cable.write_all(&sealed).await.unwrap();
+    let error = line.far.read(&mut [0; 64]).await.unwrap_err();
     assert!(error.to_string().contains("changed on the way"), "{error}");
     // And says so to the other end.
-    let n = cable.read(&mut sealed).await.unwrap();
-    there.write_all(&sealed[..n]).await.unwrap();
-    let error = dialled.transport.read(&mut [0; 64]).await.unwrap_err();
+    let n = line.far_cable.read(&mut sealed).await.unwrap();
+    line.near_cable.write_all(&sealed[..n]).await.unwrap();
+    let error = line.near.read(&mut [0; 64]).await.unwrap_err();
     assert!(error.to_string().contains("changed on the way"), "{error}");
+}
+
+/// Two ends over TLS, and the bytes between them in our hands.
+struct Tapped {
+    near: Transport,
+    far: Transport,
+    near_cable: Transport,
+    far_cable: Transport,
+}
+
+impl Tapped {
+    async fn new() -> Self {
+        let (near, mut near_cable) = Transport::memory_pair(64 * 1024);
+        let (far, mut far_cable) = Transport::memory_pair(64 * 1024);
+        let (near, far) = tokio::select! {
+            secured = common::tls::secured(near, far) => secured,
+            _ = tokio::io::copy_bidirectional(&mut near_cable, &mut far_cable) => panic!("nobody has left"),
+        };
+        Self { near, far, near_cable, far_cable }
+    }
+
+    /// What the near end says, as it is seen on the way.
+    async fn sealed(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.near.write_all(bytes).await.unwrap();
+        self.near.flush().await.unwrap();
+        let mut sealed = vec![0; 128 * 1024];
+        let n = self.near_cable.read(&mut sealed).await.unwrap();
+        sealed.truncate(n);
+        assert!(n > bytes.len() && !sealed.windows(bytes.len()).any(|part| part == bytes), "it was sealed");
+        sealed
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_a_record_is_nothing_to_read() {
+    let mut line = Tapped::new().await;
+    let sealed = line.sealed(b"a mux frame").await;
+    let mut readable = async || {
+        // The bytes are there as soon as they are written.
+        poll_fn(|cx| Poll::Ready(line.far.poll_readable(cx).is_ready())).await
+    };
+    for (at, byte) in sealed.iter().enumerate() {
+        assert!(!readable().await, "after {at} of {} bytes", sealed.len());
+        line.far_cable.write_all(&[*byte]).await.unwrap();
+    }
+    assert!(readable().await);
+    assert!(readable().await, "asking takes nothing away");
+    let (mut first, mut second) = ([0; 5], [0; 64]);
+    let n = poll_fn(|cx| {
+        let mut buffers =
+            [io::IoSliceMut::new(&mut first), io::IoSliceMut::new(&mut []), io::IoSliceMut::new(&mut second)];
+        line.far.poll_read_vectored(cx, &mut buffers)
+    })
+    .await
+    .unwrap();
+    assert_eq!((n, &first, &second[..6]), (11, b"a mux", b" frame".as_slice().try_into().unwrap()));
+}
+
+/// What has been sealed can't be overtaken, so no more is taken over than one write may hand over.
+#[tokio::test]
+async fn what_the_other_end_does_not_take_is_not_taken_over() {
+    let (near, far) = Transport::memory_pair(1024);
+    let (mut near, mut far) = common::tls::secured(near, far).await;
+    let much = vec![7; 1 << 20];
+    let mut taken = 0;
+    let mut offer = async |slices: &[io::IoSlice<'_>]| {
+        poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut near).poll_write_vectored(cx, slices))).await
+    };
+    while let Poll::Ready(n) = offer(&[io::IoSlice::new(&much), io::IoSlice::new(&much)]).await {
+        taken += n.unwrap();
+    }
+    assert!((limits::RECORD_MAX..=limits::TLS_SEALED_MAX).contains(&taken), "{taken}");
+    let mut got = vec![0; taken];
+    let (flushed, read) = tokio::join!(near.flush(), far.read_exact(&mut got));
+    flushed.unwrap();
+    assert_eq!((read.unwrap(), &got[..]), (taken, &much[..taken]));
+}
+
+#[tokio::test]
+async fn bytes_of_any_size_arrive_as_they_were_sent_through_a_pipe_of_any_size() {
+    // Less than a small message of the handshake, and both ends would wait for the other to read.
+    for capacity in [8, 700, 4096, 300_000] {
+        let (near, far) = Transport::memory_pair(capacity);
+        let (mut near, mut far) = common::tls::secured(near, far).await;
+        let sizes = [1, 2, 16_383, 16_384, 16_385, 65_548, 200_000].map(|size| size.min(capacity * 200 + 2));
+        let sent: Vec<Vec<u8>> = sizes.iter().map(|size| common::pattern(*size)).collect();
+        let whole = sent.concat();
+        let (mut there, mut back) = (vec![0; whole.len()], vec![0; whole.len()]);
+        tokio::join!(
+            async {
+                for bytes in &sent {
+                    near.write_all(bytes).await.unwrap();
+                }
+                near.flush().await.unwrap();
+                near.read_exact(&mut back).await.unwrap();
+            },
+            async {
+                far.read_exact(&mut there).await.unwrap();
+                far.write_all(&there).await.unwrap();
+                far.flush().await.unwrap();
+            }
+        );
+        assert!(there == whole && back == whole, "capacity {capacity}");
+    }
 }
 
 mod secrets {
@@ -670,7 +701,7 @@ mod secrets {
         let (near, mut tap) = Transport::memory_pair(64 * 1024);
         let (mut tapped, far) = Transport::memory_pair(64 * 1024);
         let heard = Mutex::new(Vec::new());
-        let net = OnePipe(Mutex::new(Some(near)));
+        let net = OnePipe::of(near);
         let said = with("correct horse battery staple");
         let listening = async {
             let (mut up, mut down) = ([0; 4096], [0; 4096]);

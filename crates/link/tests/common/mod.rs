@@ -10,6 +10,7 @@ use std::{
 
 pub mod bare;
 pub mod raw;
+pub mod tls;
 
 use reachback_link::{
     Compression, Congestion, ControlInbox, Inbound, Incoming, MemoryBudget, Session, SessionConfig,
@@ -90,14 +91,38 @@ pub fn pair_with(capacity: usize, dialer: &Settings, acceptor: &Settings) -> (En
 
 /// A dialer and an acceptor joined by a real TCP connection on loopback.
 pub async fn tcp_pair() -> (End, End) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
-    let (near, far) = (near.unwrap(), far.unwrap().0);
-    (
-        end(near.into(), Side::Dialer, &Settings::default()),
-        end(far.into(), Side::Acceptor, &Settings::default()),
-    )
+    pair_over(Over::Tcp).await
+}
+
+/// What joins two ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// A real TCP connection on loopback.
+    Tcp,
+    /// TLS on such a one.
+    Tls,
+}
+
+impl Over {
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Tls];
+
+    /// A new connection: who dialled, and who was dialled.
+    pub async fn join(self) -> (Transport, Transport) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let (near, far) = (near.unwrap().into(), far.unwrap().0.into());
+        match self {
+            Self::Tcp => (near, far),
+            Self::Tls => tls::secured(near, far).await,
+        }
+    }
+}
+
+/// A dialer and an acceptor joined by a new connection.
+pub async fn pair_over(over: Over) -> (End, End) {
+    let (near, far) = over.join().await;
+    (end(near, Side::Dialer, &Settings::default()), end(far, Side::Acceptor, &Settings::default()))
 }
 
 /// An open for a service of this name. It has more time than [`soon`] gives: the ten seconds of an open without a
