@@ -45,7 +45,7 @@ fn a_wrong_command_line_ends_with_64_and_help_with_0() {
         (&["connect", "*/rpc"], "*"),
         (&["connect", "any/rpc"], "any"),
         (&["explorer", "--listen", "http://x"], "unknown scheme"),
-        (&["explorer", "--listen", "tls://x:1"], "TLS is not in this version"),
+        (&["explorer", "--listen", "tls://x:1"], "follows from the explorer's mode"),
         (&["explorer", "--heartbeat", "10"], "10s"),
         (&["explorer", "--socket-mode", "rw"], "octal"),
         (&["explorer", "--publish", "edge-7/db"], "names no port"),
@@ -97,17 +97,27 @@ fn configuration_files_are_refused_by_line_and_nearest_key() {
 }
 
 #[test]
-fn a_listener_for_strangers_needs_the_exact_flag() {
+fn plaintext_for_strangers_needs_the_exact_flag() {
     let home = Home::new();
     for listen in [":0", "0.0.0.0:0", "[::]:0"] {
-        let finished = home.run(&["explorer", "--id", "hub-1", "--listen", listen]);
-        let stderr = refused(&finished, 78);
-        assert!(stderr.contains("--insecure-plaintext") && stderr.contains("no TLS"), "{listen}: {stderr}");
+        for mode in ["development", "legacy"] {
+            let finished = home.run(&["explorer", "--id", "hub-1", "--listen", listen, "--mode", mode]);
+            let stderr = refused(&finished, 78);
+            assert!(stderr.contains("--insecure-plaintext"), "{listen} {mode}: {stderr}");
+            let checked =
+                home.run(&["check", "explorer", "--id", "hub-1", "--listen", listen, "--mode", mode]);
+            says(refused(&checked, 78), stderr.trim_end());
+        }
     }
     let mut explorer =
         home.start(&["explorer", "--id", "hub-1", "--listen", "0.0.0.0:0", "--insecure-plaintext"]);
     explorer.wait_for_line("PLAINTEXT, reachable by other machines", cli_support::SOON).unwrap();
     explorer.wait_for_line("warning: --insecure-plaintext: nothing is encrypted", cli_support::SOON).unwrap();
+    explorer.kill().unwrap();
+
+    // Without a word about it, strangers meet TLS.
+    let mut explorer = home.start(&["explorer", "--id", "hub-1", "--listen", "0.0.0.0:0"]);
+    explorer.wait_for_line("strict (mutual TLS, node ids checked)", cli_support::SOON).unwrap();
     explorer.kill().unwrap();
 }
 
@@ -296,28 +306,34 @@ fn the_first_ten_minutes() {
             && stderr.trim_end().ends_with("is an explorer running, and is that its address?"),
         "{stderr}"
     );
-    for (answer, shown) in
-        [(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "HTTP"), (b"\x15\x03\x01\x00\x02\x02\x46", "\\x15\\x03")]
-    {
-        let stranger = services::serve(move |mut stream| {
-            use std::io::{Read, Write};
+    let answers = |answer: &'static [u8]| {
+        services::serve(move |mut stream| {
             drop(stream.read(&mut [0; 1024]));
             drop(stream.write_all(answer));
         })
-        .to_string();
-        let finished = nodes(&stranger);
-        let stderr = refused(&finished, 69);
-        let begin = format!(
-            "handshake_failed: {stranger} does not speak the Reachback protocol (the first bytes it sent are \"{shown}"
-        );
-        assert!(stderr.starts_with(&begin), "{stderr}");
-        assert!(stderr.trim_end().ends_with("; check the address and the port"), "{stderr}");
-    }
-    let finished = home.run(&["nodes", "--explorer", "tls://hub:9002"]);
-    assert!(
-        refused(&finished, 64).contains("TLS is not in this version; use tcp:// on a network you trust"),
-        "{}",
-        finished.stderr
+        .to_string()
+    };
+    let stranger = answers(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    let finished = nodes(&stranger);
+    let stderr = refused(&finished, 69);
+    let begin = format!(
+        "handshake_failed: {stranger} does not speak the Reachback protocol (the first bytes it sent are \"HTTP"
+    );
+    assert!(stderr.starts_with(&begin), "{stderr}");
+    assert!(stderr.trim_end().ends_with("; check the address and the port"), "{stderr}");
+    // An alert: whoever is there wants TLS, and who asks knows nothing of it.
+    let encrypted = answers(b"\x15\x03\x01\x00\x02\x02\x46");
+    says(
+        refused(&nodes(&encrypted), 78),
+        &format!(
+            "tls_required: no TLS with {encrypted}: it speaks TLS only, and this end was not told to. It needs something to \
+             know the explorer by: a join string, a profile (reachback login), or the certificate of its authority (--ca-file)"
+        ),
+    );
+    says(
+        refused(&nodes("tls://hub:9002"), 78),
+        "error: tls://hub:9002: nothing says how that explorer is recognised; log in with the line its admin has made: \
+         reachback login STRING, or name its authority: --ca-file FILE",
     );
 }
 
@@ -340,10 +356,9 @@ fn a_firewall_that_drops_is_named() {
         .collect();
     let finished = home.run(&["nodes", "--explorer", &address.to_string()]);
     says(
-        refused(&finished, 124),
+        refused(&finished, 69),
         &format!(
-            "timeout: {address} did not complete the handshake within 10 s; is it an explorer, and is a firewall dropping \
-             packets?"
+            "peer_unreachable: can't connect to {address}: {address} did not answer within 5s; is a firewall dropping packets?"
         ),
     );
     drop(crowd);

@@ -7,9 +7,9 @@ mod cli_support;
 
 use std::{
     collections::BTreeSet,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{Read, Write},
-    os::{fd::OwnedFd, unix::net::UnixListener},
+    os::fd::OwnedFd,
     process::{Child, ExitStatus},
     sync::mpsc::{Receiver, channel},
     thread,
@@ -96,7 +96,7 @@ fn entries() -> Vec<Entry> {
             "ssh-config",
             "~/.ssh/config",
             Ends(&[], "Host edge-7"),
-            (&["--explorer", "tls://x"], 64, "TLS is not in this version"),
+            (&["--explorer", "tls://x"], 78, "reachback login"),
         ),
         (
             "expose",
@@ -105,6 +105,55 @@ fn entries() -> Vec<Entry> {
             (&["web"], 64, "NAME=ADDRESS"),
         ),
         ("unexpose", "control socket", Ends(&["web"], "can't be reached any more"), (&["wob"], 1, "wob")),
+        ("token", "reachback token list", Ends(&["list"], "may: */*"), (&["lst"], 64, "similar")),
+        (
+            "token create",
+            "--ephemeral",
+            Ends(&["--role", "user", "--name", "ann", "--allow", "edge-*/rpc"], "reachback login rb1_"),
+            (&["--role", "register"], 64, "--node"),
+        ),
+        (
+            "token list",
+            "what is left of it",
+            Ends(&[], "may: edge-*/rpc"),
+            (&["--explorer", "tls://x"], 78, "reachback login"),
+        ),
+        (
+            "login",
+            "reads the line from stdin",
+            Ends(&["LINE", "--profile", "hub"], "logged in as ben at 127.0.0.1:"),
+            (&["rb1_AAAA"], 64, "cut off"),
+        ),
+        ("revoke", "within 5 s", Ends(&["ben"], "user ben is revoked"), (&["nobody"], 69, "nobody")),
+        ("release", "new hardware", Ends(&["edge-4"], "edge-4"), (&["../x"], 64, "../x")),
+        ("audit", "--last", Ends(&[], "revoke"), (&["--last", "0"], 64, "1..=10000")),
+        (
+            "backup",
+            "authority's key",
+            Ends(&["HOME/backup"], "keep it as you keep that machine"),
+            (&["/proc/nowhere/backup"], 1, "/proc/nowhere/backup"),
+        ),
+        (
+            "ca",
+            "two steps",
+            Ends(&["rotate", "begin"], "reachback ca rotate finish"),
+            (&["rotat"], 64, "similar"),
+        ),
+        (
+            "ca rotate",
+            "half the life",
+            Ends(&["finish"], "only the new authority is trusted"),
+            (&["again"], 64, "possible values"),
+        ),
+        (
+            "grant",
+            "the explorer's rights say",
+            Ends(
+                &["rpc", "--to", "ann", "--for", "1h", "--reason", "ticket 4711"],
+                "ann may use edge-7/rpc for 60 min",
+            ),
+            (&["rpc", "--to", "ann"], 64, "--for"),
+        ),
         ("kick", "--for", Ends(&["edge-7"], "session is ended"), (&["edge-6"], 69, "node_not_found: ")),
         ("forget", "NODE", Ends(&["gone"], "gone is forgotten"), (&["edge-9"], 77, "edge-9 is online")),
         (
@@ -117,7 +166,7 @@ fn entries() -> Vec<Entry> {
             "check explorer",
             "--insecure-plaintext",
             Ends(&["--id", "a", "--listen", "127.0.0.1:1"], "flag --listen"),
-            (&["--listen", ":1"], 78, "--insecure-plaintext"),
+            (&["--listen", ":1", "--mode", "legacy"], 78, "--insecure-plaintext"),
         ),
         (
             "check node",
@@ -140,9 +189,16 @@ fn entries() -> Vec<Entry> {
 #[test]
 fn every_command_helps_works_and_refuses_in_words() {
     let home = Home::new();
-    let (_explorer, address) = home.explorer(&[]);
+    // One port for this machine, which believes everybody, and one that believes certificates.
+    let file = "id = \"hub-1\"\n[[listener]]\naddress = \"127.0.0.1:0\"\nmode = \"strict\"\n";
+    fs::write(home.path("explorer.toml"), file).unwrap();
+    let (_explorer, address) = home.explorer(&["--config", "explorer.toml"]);
+    let line =
+        home.run(&["token", "create", "--role", "user", "--name", "ben", "--allow", "*/*", "--json"]).stdout;
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let line = line["join"].as_str().unwrap();
     let rpc = home.path("rpc.sock");
-    json_rpc(&rpc);
+    services::json_rpc(&rpc);
     let bye = services::serve(|mut stream| drop(stream.write_all(b"bye\n"))).to_string();
     let offers = [format!("rpc={},framing=lines", rpc.display()), format!("bye={bye}"), "ssh=1".to_owned()];
     let services: Vec<&str> = offers.iter().flat_map(|offer| ["--service", offer.as_str()]).collect();
@@ -158,7 +214,7 @@ fn every_command_helps_works_and_refuses_in_words() {
     let typed = |command: &str, arguments: &[&str]| -> Vec<String> {
         let at = home.path("").display().to_string();
         let mut typed: Vec<String> = command.split(' ').map(str::to_owned).collect();
-        typed.extend(arguments.iter().map(|argument| argument.replace("HOME/", &at)));
+        typed.extend(arguments.iter().map(|argument| argument.replace("HOME/", &at).replace("LINE", line)));
         typed
     };
     for (command, help, success, (refused, exit, part)) in entries() {
@@ -236,25 +292,6 @@ fn a_watch_counts_on_while_nothing_happens() {
     terminal.until(&format!("online  {} s ", then + 2));
     terminal.interrupt();
     assert!(terminal.ended().0.success());
-}
-
-/// A service that takes a JSON-RPC request a line and answers with its parameters.
-fn json_rpc(path: &std::path::Path) {
-    let listener = UnixListener::bind(path).unwrap();
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || {
-                let lines = std::io::BufRead::lines(std::io::BufReader::new(&stream));
-                for line in lines.map_while(Result::ok) {
-                    let request: serde_json::Value = serde_json::from_str(&line).unwrap();
-                    let answer = serde_json::json!({"jsonrpc": "2.0", "id": request["id"], "result": request["params"]});
-                    if (&stream).write_all(format!("{answer}\n").as_bytes()).is_err() {
-                        return;
-                    }
-                }
-            });
-        }
-    });
 }
 
 /// A command on a pseudo-terminal of its own.

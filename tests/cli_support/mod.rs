@@ -37,6 +37,9 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_reachback"));
         command.args(arguments).current_dir(self.directory.path());
         command.env_clear().env("HOME", self.directory.path()).env("RUNTIME_DIRECTORY", self.path("run"));
+        // What a program keeps is its own: two roles in one home don't share a key.
+        let role = arguments.iter().find(|argument| ["explorer", "node"].contains(*argument));
+        command.env("STATE_DIRECTORY", self.path("state").join(role.unwrap_or(&"nobody")));
         command
     }
 

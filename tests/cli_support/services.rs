@@ -3,8 +3,10 @@
 #![allow(dead_code, reason = "each test target uses a part of it")]
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixListener,
+    path::Path,
     thread,
 };
 
@@ -43,4 +45,23 @@ pub(crate) fn serve(visit: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -
 /// Closes a connection with a reset.
 pub(crate) fn reset(stream: TcpStream) {
     socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+}
+
+/// A service that takes a JSON-RPC request a line and answers with its parameters.
+pub(crate) fn json_rpc(path: &Path) {
+    let listener = UnixListener::bind(path).unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let lines = BufReader::new(&stream).lines();
+                for line in lines.map_while(Result::ok) {
+                    let request: serde_json::Value = serde_json::from_str(&line).unwrap();
+                    let answer = serde_json::json!({"jsonrpc": "2.0", "id": request["id"], "result": request["params"]});
+                    if (&stream).write_all(format!("{answer}\n").as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
 }

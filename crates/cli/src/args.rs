@@ -3,7 +3,10 @@
 //! Every flag has a variable, `REACHBACK_` + the flag in capitals. Flags win over variables, variables over the
 //! configuration file; lists are not merged, the first source that has one holds. clap's exit code 2 becomes 64.
 
+mod access;
 mod call;
+mod client;
+mod daemons;
 mod everyday;
 mod operator;
 
@@ -13,20 +16,22 @@ use clap::{
     ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand,
     error::{ContextKind, ContextValue},
 };
-use reachback_link::{Address, Congestion, ListenAddress};
-use reachback_node::AllowDial;
-use reachback_wire::{NodeId, Target};
+use reachback_wire::Target;
 
 use crate::{
-    config::{
-        duration::Span, group::SocketGroup, mode::SocketMode, port_spec::PortSpec, proxy::ProxyChoice,
-        size::Size,
-    },
+    config::{duration::Span, port_spec::PortSpec},
     environment::Environment,
     logging::LogFormat,
 };
 
+pub(crate) use access::{
+    AuditArguments, BackupArguments, CaArguments, CaCommand, GrantArguments, JoinText, LoginArguments,
+    ReleaseArguments, RevokeArguments, RotateStep, TokenArguments, TokenCommand, TokenCreateArguments,
+    TokenListArguments, TokenRole, Uses,
+};
 pub(crate) use call::{CallArguments, SocksArguments};
+pub(crate) use client::{ClientArguments, CompressArguments, CredentialArguments, ProxyArguments};
+pub(crate) use daemons::{ExplorerArguments, NodeArguments};
 pub(crate) use everyday::{ShowArguments, SshArguments, SshConfigArguments, StatusArguments};
 pub(crate) use operator::{
     CheckArguments, CheckRole, CompletionsArguments, ControlArguments, ExposeArguments, ForgetArguments,
@@ -45,9 +50,10 @@ const OTHER_VARIABLES: [&str; 5] = [
 const EXAMPLES: &str = "\
 Commands to know:
   reachback demo                              see it work, here and now
-  reachback explorer --listen 127.0.0.1:9002  the hub that everyone can reach
-  reachback node --explorer hub --service ssh=22
+  reachback explorer --listen :9002           the hub that everyone can reach
+  reachback node --join rb1_... --service ssh=22
                                               the agent beside the services
+  reachback login rb1_...                     this machine, as its caller
   reachback nodes                             who is online, who is not and why
   reachback call edge-7/rpc list_vms          a JSON-RPC call to its service
   reachback ssh root@edge-7                   a shell on its machine
@@ -56,33 +62,6 @@ Commands to know:
 Exit codes: 0 fine, 1 failed or the service answered with an error, 64 usage,
 69 explorer, node or service unreachable, 75 try again, 77 denied,
 78 configuration refused, 124 timeout, 130 and 143 ended by a second signal.";
-
-const EXPLORER_HELP: &str = "\
-Examples:
-  reachback explorer                            local Unix socket only
-  reachback explorer --listen 127.0.0.1:9002    and a port for this machine
-  reachback explorer --listen 127.0.0.1:9002 --publish 5432=edge-7/db
-                            and edge-7's db on port 5432 of this machine
-
-This version has no TLS and no authentication: whoever can connect can register
-nodes and reach services. A listener that other machines can reach is therefore
-refused without --insecure-plaintext.";
-
-const NODE_HELP: &str = "\
-A service is NAME=ADDRESS[,key=value]:
-  ssh=22                                 a port on 127.0.0.1
-  db=tcp://10.0.0.5:5432                 a host and port this machine can reach
-  rpc=/run/hero/rpc.sock,framing=http    a Unix socket, and what it speaks:
-                                         http (path=/rpc), lines or raw
-  old=7001,probe=off                     left alone until somebody visits it
-
-Examples:
-  reachback node --explorer hub:9002 --service ssh=22
-  reachback node --explorer hub-1,hub-2 --id edge-7 --service web=8080
-  reachback node --explorer hub --forward 50060=mac1/exo
-                                         a port here that is mac1's service
-  reachback node --explorer hub --allow-dial 10.0.0.0/24:22
-                                         the way to the hosts beside this one";
 
 const CONNECT_HELP: &str = "\
 Examples:
@@ -158,10 +137,10 @@ pub(crate) struct LogArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run an explorer: the hub that nodes dial and clients ask.
-    #[command(after_help = EXPLORER_HELP)]
+    #[command(after_help = daemons::EXPLORER_HELP)]
     Explorer(ExplorerArguments),
     /// Run a node: the agent that dials out and offers services through its own line.
-    #[command(after_help = NODE_HELP)]
+    #[command(after_help = daemons::NODE_HELP)]
     Node(NodeArguments),
     /// List the nodes an explorer knows: who is online, who is not and why.
     #[command(after_help = everyday::NODES_HELP)]
@@ -196,6 +175,33 @@ pub(crate) enum Command {
     /// Take a service from the node of this machine while it runs.
     #[command(after_help = operator::EXPOSE_HELP)]
     Unexpose(UnexposeArguments),
+    /// Let one of this node's services be used by somebody for a while.
+    #[command(
+        after_help = access::GRANT_HELP,
+        override_usage = "reachback grant <SERVICE> --to <WHO> --for <TIME> --reason <TEXT>"
+    )]
+    Grant(GrantArguments),
+    /// Log in at an explorer with the line its admin has made.
+    #[command(after_help = access::LOGIN_HELP)]
+    Login(LoginArguments),
+    /// Make and list tokens: lines that let nodes join and people log in.
+    #[command(after_help = access::TOKEN_HELP)]
+    Token(TokenArguments),
+    /// Take away what a node, a token or a user may do, now.
+    #[command(after_help = access::REVOKE_HELP)]
+    Revoke(RevokeArguments),
+    /// Let another key have a node's name.
+    #[command(after_help = access::RELEASE_HELP)]
+    Release(ReleaseArguments),
+    /// Show who was let in, refused, changed what.
+    #[command(after_help = access::AUDIT_HELP)]
+    Audit(AuditArguments),
+    /// Have the explorer write what it keeps into one file.
+    #[command(after_help = access::BACKUP_HELP)]
+    Backup(BackupArguments),
+    /// Replace the explorer's certificate authority.
+    #[command(after_help = access::CA_HELP)]
+    Ca(CaArguments),
     /// End a node's session, and turn it away for a while.
     #[command(after_help = operator::KICK_HELP)]
     Kick(KickArguments),
@@ -214,146 +220,6 @@ pub(crate) enum Command {
     /// See all of it work: an explorer, three nodes and services in this process, on loopback only.
     #[command(after_help = DEMO_HELP)]
     Demo(DemoArguments),
-}
-
-/// `reachback explorer`.
-#[derive(Debug, Args)]
-pub(crate) struct ExplorerArguments {
-    /// Where nodes and clients connect: 127.0.0.1:9002, :9002 for every address, port 0 for a free one.
-    /// Without it there is only the Unix socket. EXPLORER_TCP_ADDR is another name of the variable.
-    #[arg(long, value_name = "ADDRESS", env = "REACHBACK_LISTEN", hide_env_values = true)]
-    pub(crate) listen: Option<ListenAddress>,
-    /// This explorer's name; the host name if absent.
-    #[arg(long, value_name = "NAME", env = "REACHBACK_ID", hide_env_values = true)]
-    pub(crate) id: Option<NodeId>,
-    /// The local Unix socket: /run/reachback/explorer.sock for root, else under $XDG_RUNTIME_DIR.
-    #[arg(long, value_name = "PATH", env = "REACHBACK_SOCKET", hide_env_values = true)]
-    pub(crate) socket: Option<PathBuf>,
-    /// Who may use the Unix socket, in octal: 0600 (only this user) if absent.
-    #[arg(long, value_name = "MODE", env = "REACHBACK_SOCKET_MODE", hide_env_values = true)]
-    pub(crate) socket_mode: Option<SocketMode>,
-    /// The group that the Unix socket belongs to, by name or number; with --socket-mode 0660 its members may use it.
-    #[arg(long, value_name = "GROUP", env = "REACHBACK_SOCKET_GROUP", hide_env_values = true)]
-    pub(crate) socket_group: Option<SocketGroup>,
-    /// A host name under which the HTTP API may be asked, besides localhost and IP addresses. Can be
-    /// given several times, or separated by commas.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "REACHBACK_HOST", hide_env_values = true)]
-    pub(crate) host: Vec<String>,
-    /// Offer a node's service on a TCP port of this machine; closed while the node is offline. BIND is
-    /// 127.0.0.1 if absent. Can be given several times; variable REACHBACK_PUBLISH (comma-separated).
-    #[arg(long, value_name = "[BIND:]PORT=TARGET", value_parser = PortSpec::with_port)]
-    pub(crate) publish: Vec<PortSpec>,
-    /// Listen where other machines can connect although nothing is encrypted and nobody is authenticated.
-    #[arg(
-        long,
-        env = "REACHBACK_INSECURE_PLAINTEXT",
-        hide_env_values = true,
-        value_parser = clap::builder::BoolishValueParser::new()
-    )]
-    pub(crate) insecure_plaintext: bool,
-    /// How often both ends of a connection show that they live, 10s if absent; a dead peer is noticed within
-    /// 2.5 of these.
-    #[arg(long, value_name = "TIME", env = "REACHBACK_HEARTBEAT", hide_env_values = true)]
-    pub(crate) heartbeat: Option<Span>,
-    /// Threads that serve connections, 1 to 8; as many as there are cores if absent.
-    #[arg(long, value_name = "N", env = "REACHBACK_THREADS", hide_env_values = true)]
-    pub(crate) threads: Option<usize>,
-    #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) transport: TransportArguments,
-    /// A TOML file with id, listen, socket, socket_mode, socket_group, hosts, heartbeat, threads,
-    /// insecure_plaintext, publish and node tables, limits, transport and compat.hero.
-    #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
-    pub(crate) config: Option<PathBuf>,
-}
-
-/// `reachback node`.
-#[derive(Debug, Args)]
-pub(crate) struct NodeArguments {
-    /// The explorers to dial, each kept up independently; HOST:PORT, HOST (port 9002) or
-    /// unix:///path, several separated by commas. EXPLORER_ADDRESSES is another name of the variable. The local socket if absent.
-    #[arg(
-        long,
-        value_name = "ADDRESS",
-        value_delimiter = ',',
-        env = "REACHBACK_EXPLORER",
-        hide_env_values = true
-    )]
-    pub(crate) explorer: Vec<Address>,
-    /// This node's name; the host name if absent.
-    #[arg(long, value_name = "NAME", env = "REACHBACK_ID", hide_env_values = true)]
-    pub(crate) id: Option<NodeId>,
-    /// A service to offer; nothing else can be reached. Can be given several times; variable
-    /// REACHBACK_SERVICE (separated by blanks).
-    #[arg(long, value_name = "NAME=ADDRESS")]
-    pub(crate) service: Vec<String>,
-    /// A label. Can be given several times; variable REACHBACK_LABEL (comma-separated).
-    #[arg(long, value_name = "KEY=VALUE")]
-    pub(crate) label: Vec<String>,
-    /// A port on this machine that leads to a service of another node, over this node's own line. Can be
-    /// given several times; variable REACHBACK_FORWARD (comma-separated).
-    #[arg(long, value_name = "[BIND:]PORT=TARGET", value_parser = PortSpec::with_port)]
-    pub(crate) forward: Vec<PortSpec>,
-    /// Where `reachback expose` and `status` on this machine ask this node, or off:
-    /// /run/reachback/node.sock for root, else under $XDG_RUNTIME_DIR.
-    #[arg(long, value_name = "PATH", env = "REACHBACK_CONTROL_SOCKET", hide_env_values = true)]
-    pub(crate) control_socket: Option<PathBuf>,
-    /// Hosts behind this node that others may reach as NODE/HOST:PORT; none if absent. Can be given
-    /// several times; variable REACHBACK_ALLOW_DIAL (comma-separated).
-    #[arg(long, value_name = "BLOCK:PORT")]
-    pub(crate) allow_dial: Vec<AllowDial>,
-    #[command(flatten)]
-    pub(crate) proxy: ProxyArguments,
-    #[command(flatten)]
-    pub(crate) memory: MemoryArguments,
-    #[command(flatten)]
-    pub(crate) transport: TransportArguments,
-    /// A TOML file with id, explorers, labels, proxy, allow_dial, control_socket, limits, transport, service tables
-    /// (name, address, framing, path, probe) and forward tables (listen, target).
-    #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
-    pub(crate) config: Option<PathBuf>,
-    /// Catches `node edge-7`, which people type when they want to look at a node.
-    #[arg(hide = true)]
-    pub(crate) looked_at: Option<String>,
-}
-
-/// What peers may make this process hold.
-#[derive(Debug, Args)]
-pub(crate) struct MemoryArguments {
-    /// What peers may make this process hold in memory, for example 512MiB: above 75 % nothing new begins,
-    /// at 100 % the connection that holds most loses streams. A quarter of the memory, or of what the
-    /// cgroup allows, if absent.
-    #[arg(long, value_name = "SIZE", env = "REACHBACK_MEMORY_BUDGET", hide_env_values = true)]
-    pub(crate) memory_budget: Option<Size>,
-}
-
-/// How connections that carry sessions behave.
-#[derive(Debug, Args)]
-pub(crate) struct TransportArguments {
-    /// Congestion control of the connections: auto (bbr where the round trip is 3 ms or longer and the
-    /// kernel allows it), keep (the kernel's choice), or a name. auto if absent.
-    #[arg(long, value_name = "NAME", env = "REACHBACK_CONGESTION", hide_env_values = true)]
-    pub(crate) congestion: Option<Congestion>,
-}
-
-/// The way out of this machine's network.
-#[derive(Debug, Args)]
-pub(crate) struct ProxyArguments {
-    /// Dial explorers through this proxy: http://HOST:PORT, socks5://HOST:PORT, or off. HTTPS_PROXY is
-    /// used if absent; NO_PROXY names what goes around it.
-    #[arg(long, value_name = "PROXY", env = "REACHBACK_PROXY", hide_env_values = true)]
-    pub(crate) proxy: Option<ProxyChoice>,
-}
-
-/// Which explorer a client command asks.
-#[derive(Debug, Args)]
-pub(crate) struct ClientArguments {
-    /// The explorer to ask: HOST:PORT, HOST (port 9002) or unix:///path; the local Unix socket if absent.
-    #[arg(long, value_name = "ADDRESS", env = "REACHBACK_EXPLORER", hide_env_values = true)]
-    pub(crate) explorer: Option<Address>,
-    #[command(flatten)]
-    pub(crate) proxy: ProxyArguments,
 }
 
 /// `reachback nodes`.
@@ -387,6 +253,8 @@ pub(crate) struct ConnectArguments {
     /// The service: NODE/SERVICE, for example edge-7/ssh.
     #[arg(value_name = "NODE/SERVICE")]
     pub(crate) target: Target,
+    #[command(flatten)]
+    pub(crate) compress: CompressArguments,
 }
 
 /// `reachback forward`.
@@ -407,6 +275,8 @@ pub(crate) struct ForwardArguments {
     /// Keep the ports open while a node is offline, and keep visitors waiting this long for it.
     #[arg(long, value_name = "TIME", value_parser = everyday::some_time, env = "REACHBACK_WAIT", hide_env_values = true)]
     pub(crate) wait: Option<Span>,
+    #[command(flatten)]
+    pub(crate) compress: CompressArguments,
 }
 
 /// `reachback demo`.
@@ -487,7 +357,10 @@ mod tests {
     }
 
     /// Flags that say what is done this once. Settings, which hold every time, have variables.
-    const ACTS: [&str; 9] = ["help", "version", "json", "once", "for", "header", "all", "notify", "watch"];
+    const ACTS: [&str; 13] = [
+        "help", "version", "json", "once", "for", "header", "all", "notify", "watch", "to", "reason", "last",
+        "node",
+    ];
 
     #[test]
     fn every_help_fits_a_small_terminal_and_shows_examples() {

@@ -47,3 +47,18 @@ pub(crate) const FIRST_WORD: Duration = Duration::from_secs(2);
 
 /// How often `nodes --watch` looks whether the table on a terminal is still true: it shows whole seconds.
 pub(crate) const REDRAW: Duration = Duration::from_secs(1);
+
+/// How long a line for a node can be used when nobody says: it is pasted right after it was made.
+pub(crate) const REGISTER_TOKEN: Duration = Duration::from_secs(15 * 60);
+
+/// The same for people, who read their mail once a day.
+pub(crate) const LOGIN_TOKEN: Duration = Duration::from_secs(24 * 3_600);
+
+/// Bytes of a file that holds a secret: a join string has a few hundred, and a wrong file is not read to its end.
+pub(crate) const SECRET_FILE: usize = 16 << 10;
+
+/// The shortest shared secret, in bytes: a proof of a shorter one could be tried out against all of them.
+pub(crate) const SHARED_SECRET_MIN: usize = 16;
+
+/// The smallest `[compression] min_size`, in bytes: below this the header of a block alone eats what is saved.
+pub(crate) const COMPRESSION_MIN_SIZE: usize = 32;

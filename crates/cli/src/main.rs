@@ -18,6 +18,7 @@ mod runtimes;
 mod signals;
 mod stdio;
 mod table;
+mod time;
 
 use std::process::ExitCode;
 

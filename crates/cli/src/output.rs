@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Display,
-    io::{self, Write},
+    io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 
@@ -39,6 +39,11 @@ impl Output {
     /// What is only worth printing when nobody asked for silence.
     pub(crate) fn unless_quiet(self, text: impl Display) -> Result<(), Failure> {
         if self.quiet { Ok(()) } else { print(text) }
+    }
+
+    /// Whether somebody looks at status lines right now: what is secret is said to people only, never to a log.
+    pub(crate) fn is_seen(self) -> bool {
+        !self.structured && !self.quiet && io::stdout().is_terminal()
     }
 
     /// One status line of a program that stays up. A closed stdout is no reason to end it.

@@ -1,7 +1,10 @@
-//! Where the local Unix socket lives when nobody says, the same on the explorer's and the client's side.
+//! Where sockets, keys and profiles live when nobody says, the same for whoever writes them and whoever looks.
 //!
-//! systemd's `RUNTIME_DIRECTORY` wins; root uses `/run/reachback`; others `$XDG_RUNTIME_DIR/reachback`, and where
-//! there is none `$XDG_STATE_HOME/reachback` or `~/.local/state/reachback`.
+//! Sockets: systemd's `RUNTIME_DIRECTORY` wins; root uses `/run/reachback`; others `$XDG_RUNTIME_DIR/reachback`, and
+//! where there is none `$XDG_STATE_HOME/reachback` or `~/.local/state/reachback`. What has to outlive the process:
+//! systemd's `STATE_DIRECTORY` wins; root uses `/var/lib/reachback/explorer` and `…/node`; others the same two names
+//! under `$XDG_STATE_HOME/reachback` or `~/.local/state/reachback`. Profiles of people: `$XDG_CONFIG_HOME/reachback`
+//! or `~/.config/reachback`.
 
 use std::path::PathBuf;
 
@@ -29,6 +32,25 @@ pub(crate) fn node_socket(environment: &Environment, root: bool) -> Result<PathB
     Ok(directory.join("node.sock"))
 }
 
+/// Where a program keeps what has to outlive it; `role` is `explorer` or `node`. None if this user has no such place.
+pub(crate) fn state_directory(environment: &Environment, root: bool, role: &str) -> Option<PathBuf> {
+    if let Some(given) = environment.list("STATE_DIRECTORY", &[':']).next() {
+        return Some(PathBuf::from(given));
+    }
+    if root {
+        return Some(PathBuf::from("/var/lib/reachback").join(role));
+    }
+    Some(state_home(environment)?.join("reachback").join(role))
+}
+
+/// Where a person's profiles are. None if this user has no home.
+pub(crate) fn profiles(environment: &Environment) -> Option<PathBuf> {
+    let config = environment
+        .path("XDG_CONFIG_HOME")
+        .or_else(|| environment.path("HOME").map(|home| home.join(".config")))?;
+    Some(config.join("reachback/profiles"))
+}
+
 /// Whether this process runs as root.
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -49,9 +71,14 @@ fn runtime_directory(environment: &Environment, root: bool) -> Option<PathBuf> {
     }
     environment
         .path("XDG_RUNTIME_DIR")
-        .or_else(|| environment.path("XDG_STATE_HOME"))
-        .or_else(|| environment.path("HOME").map(|home| home.join(".local/state")))
+        .or_else(|| state_home(environment))
         .map(|directory| directory.join("reachback"))
+}
+
+fn state_home(environment: &Environment) -> Option<PathBuf> {
+    environment
+        .path("XDG_STATE_HOME")
+        .or_else(|| environment.path("HOME").map(|home| home.join(".local/state")))
 }
 
 #[cfg(test)]
@@ -82,6 +109,25 @@ mod tests {
                 "{skip} {root}"
             );
         }
+    }
+
+    #[test]
+    fn what_outlives_a_process_has_its_place() {
+        let all = [("STATE_DIRECTORY", "/var/lib/x:/y"), ("XDG_STATE_HOME", "/s"), ("HOME", "/home/a")];
+        for (skip, root, expected) in [
+            (0, true, Some("/var/lib/x")),
+            (1, true, Some("/var/lib/reachback/node")),
+            (1, false, Some("/s/reachback/node")),
+            (2, false, Some("/home/a/.local/state/reachback/node")),
+            (3, false, None),
+        ] {
+            let environment: Environment =
+                all[skip..].iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let place = state_directory(&environment, root, "node");
+            assert_eq!(place, expected.map(PathBuf::from), "{skip} {root}");
+        }
+        let environment: Environment = [("HOME".to_owned(), "/home/a".to_owned())].into_iter().collect();
+        assert_eq!(profiles(&environment), Some("/home/a/.config/reachback/profiles".into()));
     }
 
     #[test]

@@ -66,7 +66,7 @@ impl Signals {
     /// done at each SIGHUP.
     pub(crate) async fn serve(
         &mut self,
-        hangup: impl Fn(),
+        hangup: impl AsyncFn(),
         broken: impl Future<Output = Failure>,
     ) -> Result<(), Failure> {
         let mut broken = pin!(broken);
@@ -74,7 +74,7 @@ impl Signals {
             tokio::select! {
                 asked = self.next() => match asked {
                     Asked::End(_) => return Ok(()),
-                    Asked::Hangup => hangup(),
+                    Asked::Hangup => hangup().await,
                 },
                 failure = &mut broken => return Err(failure),
             }

@@ -161,7 +161,8 @@ fn host_and_port(entry: &str) -> Result<(String, Option<u16>), AddressError> {
         Some(("tls", _)) => {
             return Err(AddressError::new(
                 entry,
-                "TLS is not in this version; use tcp:// on a network you trust",
+                "tls:// is not written here: whether it is encrypted follows from the explorer's mode and from what the \
+                 dialer shows; write HOST:PORT",
             ));
         }
         Some(_) => {
@@ -246,7 +247,7 @@ mod tests {
             ("unix:path", "unix:///path"),
             ("tcp:hub", "tcp://HOST:PORT"),
             ("hub:port", "0 to 65535"),
-            ("tls://hub", "TLS is not in this version"),
+            ("tls://hub", "follows from the explorer's mode"),
             ("::1", "brackets"),
             ("[::1", "not closed"),
             ("[zz]:1", "not an IPv6"),

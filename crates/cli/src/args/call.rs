@@ -5,7 +5,7 @@ use reachback_client::Selector;
 use reachback_link::ListenAddress;
 use reachback_wire::NodeId;
 
-use super::{ClientArguments, everyday::some_time};
+use super::{ClientArguments, CompressArguments, everyday::some_time};
 use crate::config::{duration::Span, port_spec::listen_address};
 
 pub(super) const CALL_HELP: &str = "\
@@ -66,6 +66,8 @@ pub(crate) struct CallArguments {
     /// How long to wait for a node that is offline; not at all if absent.
     #[arg(long, value_name = "TIME", value_parser = some_time, env = "REACHBACK_WAIT", hide_env_values = true)]
     pub(crate) wait: Option<Span>,
+    #[command(flatten)]
+    pub(crate) compress: CompressArguments,
 }
 
 /// `reachback socks`.
@@ -79,6 +81,8 @@ pub(crate) struct SocksArguments {
     /// Reach hosts behind this node instead of services by name.
     #[arg(long, value_name = "NODE", env = "REACHBACK_VIA", hide_env_values = true)]
     pub(crate) via: Option<NodeId>,
+    #[command(flatten)]
+    pub(crate) compress: CompressArguments,
 }
 
 fn header(text: &str) -> Result<(String, String), String> {

@@ -21,7 +21,8 @@ Examples:
 pub(super) const STATUS_HELP: &str = "\
 Examples:
   reachback status                 the explorer, and the node of this machine
-  reachback status -q || alarm     prints nothing; 0 means the explorer answers";
+  reachback status -q || alarm     prints nothing; 0 means the explorer answers
+  reachback status -q --node       0 means this machine's node has a line";
 
 pub(super) const SSH_HELP: &str = "\
 Examples:
@@ -59,6 +60,9 @@ pub(crate) struct StatusArguments {
     pub(crate) client: ClientArguments,
     #[command(flatten)]
     pub(crate) control: ControlArguments,
+    /// Ask the node of this machine and nobody else: fine when one of its lines stands. For health checks.
+    #[arg(long)]
+    pub(crate) node: bool,
     /// Print the answers as JSON.
     #[arg(long)]
     pub(crate) json: bool,

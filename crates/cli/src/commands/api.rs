@@ -3,6 +3,7 @@
 use reachback_client::{CallError, Client};
 use reachback_explorer::{NodeState, NodeView};
 use reachback_wire::{Code, NodeId, Target, nearest};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
@@ -25,6 +26,29 @@ pub(crate) async fn ask_about(
     let answer = about(&client, method, id, params).await;
     client.close().await;
     answer
+}
+
+/// Calls one method, over a session of its own.
+pub(crate) async fn ask(
+    arguments: ClientArguments,
+    environment: &Environment,
+    method: &str,
+    params: Value,
+) -> Result<Value, Failure> {
+    let client = client::connect(&client::explorer(arguments, environment)?).await?;
+    let answer = call(&client, method, &params).await;
+    client.close().await;
+    answer
+}
+
+/// An answer in the shape that this program knows.
+pub(crate) fn read<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
+    serde_json::from_value(answer).map_err(|error| {
+        Failure::new(
+            Exit::Failed,
+            format_args!("the explorer's answer is not understood ({error}); is it of another version?"),
+        )
+    })
 }
 
 /// Calls one method.

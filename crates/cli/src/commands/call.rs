@@ -41,7 +41,8 @@ pub(crate) async fn run(
     if let Some(Span(wait)) = arguments.wait {
         call = call.waiting(wait);
     }
-    let session = client::connect(&client::explorer(arguments.client, environment)?).await?;
+    let way = client::explorer(arguments.client, environment)?.compressed(&arguments.compress);
+    let session = client::connect(&way).await?;
     let outcome = match (arguments.all, arguments.notify) {
         (true, _) => all(&session, &arguments.target, &call, output).await,
         (false, true) => {

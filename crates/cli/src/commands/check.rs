@@ -8,6 +8,7 @@ use clap::ArgMatches;
 
 use crate::{
     args::{self, CheckArguments, CheckRole, ExplorerArguments, NodeArguments},
+    commands::modes,
     config::{self, file, origin::Origins},
     environment::Environment,
     exit::Failure,
@@ -25,7 +26,7 @@ pub(crate) fn run(
 ) -> Result<(), Failure> {
     let own = matches.subcommand_matches("check");
     let file = arguments.config;
-    let (name, origins) = match arguments.role {
+    let (name, origins, listeners) = match arguments.role {
         Some(CheckRole::Explorer(role)) => explorer(role, file, own, environment)?,
         Some(CheckRole::Node(role)) => node(role, file, own, environment)?,
         None => {
@@ -52,10 +53,17 @@ pub(crate) fn run(
         table.row([setting.key.to_owned(), setting.value.clone(), setting.origin.clone()], Vec::new());
     }
     output.unless_quiet(table.render())?;
+    if let Some(listeners) = listeners {
+        output.unless_quiet(format_args!("\n{listeners}\n"))?;
+    }
+    for warning in origins.warnings() {
+        output.warning(warning);
+    }
     output.unless_quiet(format_args!("fine: `reachback {name}` would start with these"))
 }
 
-type Checked = (&'static str, Origins);
+/// The command, where its values come from, and who comes in at which listener.
+type Checked = (&'static str, Origins, Option<String>);
 
 fn explorer(
     mut role: ExplorerArguments,
@@ -65,8 +73,9 @@ fn explorer(
 ) -> Result<Checked, Failure> {
     role.config = role.config.or(file);
     let mut origins = origins("explorer", matches, role.config.as_deref());
-    config::explorer::resolve(role, environment, paths::is_root(), &mut origins)?;
-    Ok(("explorer", origins))
+    let setup = config::explorer::resolve(role, environment, paths::is_root(), &mut origins)?;
+    let listeners = modes::table(&setup.config);
+    Ok(("explorer", origins, Some(listeners)))
 }
 
 fn node(
@@ -78,7 +87,7 @@ fn node(
     role.config = role.config.or(file);
     let mut origins = origins("node", matches, role.config.as_deref());
     config::node::resolve(role, environment, paths::is_root(), &mut origins)?;
-    Ok(("node", origins))
+    Ok(("node", origins, None))
 }
 
 fn origins(role: &str, matches: Option<&ArgMatches>, file: Option<&Path>) -> Origins {
@@ -91,8 +100,9 @@ fn origins(role: &str, matches: Option<&ArgMatches>, file: Option<&Path>) -> Ori
 }
 
 /// Keys that only one of both has.
-const NODE_KEYS: [&str; 4] = ["explorers", "service", "labels", "forward"];
-const EXPLORER_KEYS: [&str; 4] = ["listen", "socket", "publish", "heartbeat"];
+const NODE_KEYS: [&str; 6] = ["explorers", "service", "labels", "forward", "join", "join_file"];
+const EXPLORER_KEYS: [&str; 8] =
+    ["listen", "listener", "socket", "publish", "heartbeat", "mode", "advertise", "rate_limit"];
 
 fn role_of(path: &Path) -> Result<&'static str, Failure> {
     let keys: Vec<String> = file::read::<toml::Table>(path)?.keys().cloned().collect();

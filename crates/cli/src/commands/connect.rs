@@ -16,7 +16,7 @@ use crate::{
 
 /// Connects, copies both ways, and ends with the service: 0 only if both directions ended in order.
 pub(crate) async fn run(arguments: ConnectArguments, environment: &Environment) -> Result<(), Failure> {
-    let way = client::explorer(arguments.client, environment)?;
+    let way = client::explorer(arguments.client, environment)?.compressed(&arguments.compress);
     let session = client::connect(&way).await?;
     let target = arguments.target;
     let (input, output) = stdio::pair();

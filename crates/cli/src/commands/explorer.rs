@@ -1,16 +1,16 @@
 //! `reachback explorer`: runs the hub and says where it can be reached.
 
-use std::{io, sync::Arc};
+use std::{io, path::PathBuf};
 
 use reachback_explorer::{Addresses, Explorer, ExplorerConfig, SocketError, StartError};
-use reachback_link::RealNet;
 
 use crate::{
     args::ExplorerArguments,
-    config::{self, explorer::ExplorerSetup, origin::Origins},
+    commands::{line::short, modes, tokens},
+    config::{self, explorer::ExplorerSetup, origin::Origins, transport},
     environment::Environment,
     exit::{Exit, Failure},
-    open_files,
+    limits, open_files,
     output::Output,
     paths,
     runtimes::Runtimes,
@@ -24,27 +24,55 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let ExplorerSetup { mut config, threads } =
-        config::explorer::resolve(arguments, environment, paths::is_root(), &mut Origins::default())?;
+    let mut origins = Origins::default();
+    let ExplorerSetup { mut config, threads, connect_timeout } =
+        config::explorer::resolve(arguments, environment, paths::is_root(), &mut origins)?;
+    for warning in origins.warnings() {
+        output.warning(warning);
+    }
     let runtimes = Runtimes::start(threads - 1).map_err(|error| {
         Failure::new(Exit::TryAgain, format_args!("can't start {threads} threads: {error}"))
     })?;
     config.runtimes = runtimes.handles();
-    let exposed = config.listen.iter().any(|address| !address.is_loopback());
-    let head = head(&config, exposed);
-    let explorer = Explorer::start(config, Arc::new(RealNet)).await.map_err(not_started)?;
+    let exposed = modes::exposed(&config);
+    let secret = config.secret.is_some();
+    let kept = kept(&config);
+    let head = head(&config);
+    let explorer = Explorer::start(config, transport::net(connect_timeout)).await.map_err(not_started)?;
     output.status(head);
     for line in lines(explorer.addresses()) {
         output.status(line);
     }
     open_files::raise();
-    if exposed {
-        output.warning(
-            "--insecure-plaintext: nothing is encrypted and nobody is authenticated; whoever reaches this port can read \
-             what passes, register as any node and open every service",
-        );
+    if let (Some((directory, certificate)), Some(security)) = (kept, explorer.security()) {
+        let authority = match (certificate, security.made_now()) {
+            (Some(certificate), _) => format!("certificate {}", certificate.display()),
+            (None, true) => "new certificate authority made just now".to_owned(),
+            (None, false) => "its own certificate authority".to_owned(),
+        };
+        output.status(format_args!("state      {}  ({authority})", directory.display()));
     }
-    let hangup = || output.status("SIGHUP: nothing to do; a changed configuration needs a restart");
+    join(&explorer, output).await;
+    if exposed {
+        output.warning(match secret {
+            false => {
+                "--insecure-plaintext: nothing is encrypted and nobody is authenticated; whoever reaches this port can \
+                 read what passes, register as any node and open every service"
+            }
+            true => {
+                "--insecure-plaintext: nothing is encrypted; whoever is on the way can read and change what passes"
+            }
+        });
+    }
+    let hangup = async || match explorer.reload().await {
+        Ok(()) if explorer.security().is_some() => output.status(
+            "SIGHUP: certificates are read again; the rest of a changed configuration needs a restart",
+        ),
+        Ok(()) => output.status("SIGHUP: nothing to do; a changed configuration needs a restart"),
+        Err(error) => {
+            output.warning(format_args!("SIGHUP: {error}; the certificates from before stay in use"))
+        }
+    };
     let failed = async { Failure::new(Exit::Failed, explorer.failed().await) };
     let result = signals.serve(hangup, failed).await;
     signals.orderly(explorer.shutdown()).await?;
@@ -52,13 +80,41 @@ pub(crate) async fn run(
     result
 }
 
-fn head(config: &ExplorerConfig, exposed: bool) -> String {
-    let mode = match (config.listen.is_empty(), exposed) {
-        (true, _) => "local socket only",
-        (false, false) => "plaintext, loopback only",
-        (false, true) => "PLAINTEXT, reachable by other machines",
-    };
+fn head(config: &ExplorerConfig) -> String {
+    let mode = modes::sentence(config);
     format!("reachback {}  explorer \"{}\"  {mode}", env!("CARGO_PKG_VERSION"), config.id)
+}
+
+/// Where it keeps what has to outlive it, and the certificate it was given if it does not make its own.
+fn kept(config: &ExplorerConfig) -> Option<(PathBuf, Option<PathBuf>)> {
+    let certificate = config.tls.as_ref().and_then(|files| files.cert_path.clone());
+    Some((config.state_dir.clone()?, certificate))
+}
+
+/// A line to paste for whoever is looking, and how to get one for everybody else: it is a secret, and logs are kept.
+async fn join(explorer: &Explorer, output: Output) {
+    if explorer.security().is_none() {
+        return;
+    }
+    if !output.is_seen() {
+        output.status("join       reachback token create --role register --node NAME");
+        return;
+    }
+    match explorer.first_join(limits::REGISTER_TOKEN).await {
+        Ok(Some(line)) => {
+            output.status(format_args!(
+                "join       reachback node --join {}   (valid {}, one node)",
+                line.string.expose(),
+                short(line.ttl)
+            ));
+            if line.guessed {
+                let at = line.addresses.join(", ");
+                output.status(format_args!("           leads to {at}: {}", tokens::GUESS));
+            }
+        }
+        Ok(None) => {}
+        Err(refusal) => output.warning(format_args!("no join line: {refusal}")),
+    }
 }
 
 fn lines(addresses: &Addresses) -> Vec<String> {
@@ -92,7 +148,7 @@ fn not_started(error: StartError) -> Failure {
             }
         }
         StartError::Socket(SocketError::InUse(_)) => Exit::TryAgain,
-        StartError::Socket(_) => Exit::Config,
+        StartError::Socket(_) | StartError::Keys(_) => Exit::Config,
     };
     Failure::new(exit, &error)
 }

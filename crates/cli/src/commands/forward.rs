@@ -36,13 +36,14 @@ pub(crate) async fn run(
     if let Some(file) = &arguments.file {
         specs.extend(listed(file)?);
     }
-    let way = client::explorer(arguments.client, environment)?;
+    let way =
+        client::explorer(arguments.client, environment)?.compressed(&arguments.compress).settled().await?;
     let address = way.address.clone();
-    let line = Arc::new(Reconnecting::start(way.net, way.address, client::options()?));
+    let line = Arc::new(Reconnecting::start(way.net.clone(), way.address.clone(), way.options()?));
     let wait = arguments.wait.map(|Span(wait)| wait);
     let mut forwards = Vec::new();
     let result = {
-        let hangup = || {
+        let hangup = async || {
             output.status(AT_SIGHUP);
             line.dial_now();
         };

@@ -1,5 +1,6 @@
 //! One file per command: checked arguments in, libraries called, what happened told.
 
+mod access;
 mod api;
 mod call;
 mod check;
@@ -9,8 +10,11 @@ mod demo;
 mod explorer;
 mod expose;
 mod forward;
+mod grant;
 mod line;
 mod local;
+mod login;
+mod modes;
 mod node;
 mod nodes;
 mod operator;
@@ -19,6 +23,7 @@ mod show;
 mod socks;
 mod ssh;
 mod status;
+mod tokens;
 mod watch;
 
 use clap::ArgMatches;
@@ -47,6 +52,14 @@ pub(crate) async fn run(
         Command::SshConfig(arguments) => ssh::config(arguments, environment, output).await,
         Command::Expose(arguments) => expose::expose(arguments, environment, output).await,
         Command::Unexpose(arguments) => expose::unexpose(arguments, environment, output).await,
+        Command::Grant(arguments) => grant::run(arguments, environment, output).await,
+        Command::Login(arguments) => login::run(arguments, environment, output).await,
+        Command::Token(arguments) => tokens::run(arguments, environment, output).await,
+        Command::Revoke(arguments) => access::revoke(arguments, environment, output).await,
+        Command::Release(arguments) => access::release(arguments, environment, output).await,
+        Command::Audit(arguments) => access::audit(arguments, environment, output).await,
+        Command::Backup(arguments) => access::backup(arguments, environment, output).await,
+        Command::Ca(arguments) => access::ca(arguments, environment, output).await,
         Command::Kick(arguments) => operator::kick(arguments, environment, output).await,
         Command::Forget(arguments) => operator::forget(arguments, environment, output).await,
         Command::Check(arguments) => check::run(arguments, matches, environment, output),

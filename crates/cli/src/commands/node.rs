@@ -1,8 +1,8 @@
 //! `reachback node`: runs the agent and tells how each of its lines is.
 
-use std::{pin::pin, sync::Arc};
+use std::pin::pin;
 
-use reachback_link::RealNet;
+use reachback_client::Membership;
 use reachback_node::{ControlSocket, LineStatus, Node, NodeConfig};
 use tokio::sync::watch;
 
@@ -16,6 +16,7 @@ use crate::{
         self,
         node::{Control, NodeSetup},
         origin::Origins,
+        transport,
     },
     environment::Environment,
     exit::{Exit, Failure},
@@ -23,6 +24,7 @@ use crate::{
     output::Output,
     paths,
     signals::{Asked, Signals},
+    time,
 };
 
 /// Runs until SIGINT or SIGTERM, dials at once at SIGHUP; says goodbye to every explorer.
@@ -32,14 +34,19 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let NodeSetup { config, forward, control } =
-        config::node::resolve(arguments, environment, paths::is_root(), &mut Origins::default())?;
-    let words = Words::of(&config);
+    let mut origins = Origins::default();
+    let NodeSetup { config, membership, connect_timeout, forward, control } =
+        config::node::resolve(arguments, environment, paths::is_root(), &mut origins)?;
+    let kept = membership.as_ref().and_then(Membership::warning);
+    for warning in origins.warnings().iter().cloned().chain(kept) {
+        output.warning(warning);
+    }
+    let words = Words::of(&config, membership);
     if config.services().is_empty() {
         output.warning("this node offers no service, so nothing can reach it; add one: --service ssh=22");
     }
-    let mut node =
-        Node::start(config, Arc::new(RealNet)).map_err(|error| Failure::new(Exit::Failed, error))?;
+    let mut node = Node::start(config, transport::net(connect_timeout))
+        .map_err(|error| Failure::new(Exit::Failed, error))?;
     if let Some(socket) = control_socket(control, output).await? {
         node.serve_control(socket);
     }
@@ -102,13 +109,14 @@ async fn control_socket(control: Control, output: Output) -> Result<Option<Contr
 struct Words {
     id: String,
     services: String,
+    membership: Option<Membership>,
 }
 
 impl Words {
-    fn of(config: &NodeConfig) -> Self {
+    fn of(config: &NodeConfig, membership: Option<Membership>) -> Self {
         let names: Vec<&str> = config.services().keys().map(AsRef::as_ref).collect();
         let services = if names.is_empty() { "none".to_owned() } else { names.join(", ") };
-        Self { id: config.id().to_string(), services }
+        Self { id: config.id().to_string(), services, membership }
     }
 
     fn line(&self, explorer: &str, change: Change) -> String {
@@ -116,7 +124,11 @@ impl Words {
         match change {
             Change::Online { explorer: name, rtt } => {
                 let rtt = rtt.map(|rtt| format!("  rtt {}", short(rtt))).unwrap_or_default();
-                format!("{id} online at {name} ({explorer}){rtt}  services {}", self.services)
+                // It may have been renewed since the last time.
+                let until = self.membership.as_ref().and_then(Membership::not_after_unix_ms);
+                let until =
+                    until.map(|end| format!("  certificate until {}", time::day(end))).unwrap_or_default();
+                format!("{id} online at {name} ({explorer}){rtt}  services {}{until}", self.services)
             }
             Change::Late => format!("{id} late at {explorer}: bytes arrive, heartbeats are not answered"),
             Change::Offline { reason, wait } => {

@@ -19,9 +19,10 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
-    let way = client::explorer(arguments.client, environment)?;
+    let way =
+        client::explorer(arguments.client, environment)?.compressed(&arguments.compress).settled().await?;
     let address = way.address.clone();
-    let line = Reconnecting::start(way.net, way.address, client::options()?);
+    let line = Reconnecting::start(way.net.clone(), way.address.clone(), way.options()?);
     let mut states = line.states();
     let started = Socks::start(&RealNet, line.uplink(), &arguments.listen, arguments.via.clone());
     let mut socks =
@@ -42,7 +43,7 @@ pub(crate) async fn run(
             }
         }
     };
-    let hangup = || {
+    let hangup = async || {
         output.status(AT_SIGHUP);
         line.dial_now();
     };

@@ -11,7 +11,6 @@ use std::{
 };
 
 use reachback_explorer::NodeView;
-use reachback_link::Address;
 use reachback_wire::Code;
 
 use crate::{
@@ -37,7 +36,7 @@ pub(crate) async fn run(arguments: SshArguments, environment: &Environment) -> R
     offers_ssh(&node)?;
     api::reachable(&node)?;
     let mut command = Command::new("ssh");
-    command.arg("-o").arg(format!("ProxyCommand={}", proxy_command(&way.address)?));
+    command.arg("-o").arg(format!("ProxyCommand={}", proxy_command(&way.again())?));
     if let Some(proxy) = proxy {
         command.env("REACHBACK_PROXY", proxy);
     }
@@ -73,7 +72,7 @@ pub(crate) async fn config(
     output.result(format_args!(
         "# Nodes that offer ssh; `reachback ssh-config` printed this.\nHost {}\n    ProxyCommand {}",
         names.join(" "),
-        proxy_command(&way.address)?
+        proxy_command(&way.again())?
     ))
 }
 
@@ -97,17 +96,18 @@ fn offers_ssh(node: &NodeView) -> Result<(), Failure> {
 }
 
 /// `%h` is the name that was typed after `ssh`, which is the node's.
-fn proxy_command(explorer: &Address) -> Result<String, Failure> {
+fn proxy_command(again: &[String]) -> Result<String, Failure> {
     let program = std::env::current_exe().map_err(|error| {
         Failure::new(Exit::Failed, format_args!("this program's own path is not known: {error}"))
     })?;
-    proxy_command_of(&program, explorer).map_err(|why| Failure::new(Exit::Failed, why))
+    proxy_command_of(&program, again).map_err(|why| Failure::new(Exit::Failed, why))
 }
 
 /// ssh replaces `%` and gives the rest to the user's shell.
-fn proxy_command_of(program: &Path, explorer: &Address) -> Result<String, String> {
+fn proxy_command_of(program: &Path, again: &[String]) -> Result<String, String> {
     let program = program.to_str().ok_or("this program's path is not UTF-8, which ssh can't be told")?;
-    Ok(format!("{} connect --explorer {} %h/{SERVICE}", quoted(program), quoted(&explorer.to_string())))
+    let again: Vec<String> = again.iter().map(|part| quoted(part)).collect();
+    Ok(format!("{} connect {} %h/{SERVICE}", quoted(program), again.join(" ")))
 }
 
 fn quoted(text: &str) -> String {
@@ -157,13 +157,17 @@ mod tests {
 
     #[test]
     fn what_ssh_is_told_survives_ssh_and_the_shell() {
-        let explorer: Address = "hub:9002".parse().unwrap();
-        let told = |path: &str| proxy_command_of(Path::new(path), &explorer).unwrap();
+        let again = |address: &str| ["--explorer".to_owned(), address.to_owned()];
+        let told = |path: &str| proxy_command_of(Path::new(path), &again("hub:9002")).unwrap();
         assert_eq!(told("/usr/bin/reachback"), "/usr/bin/reachback connect --explorer hub:9002 %h/ssh");
         assert_eq!(told("/a b/100%"), "'/a b/100%%' connect --explorer hub:9002 %h/ssh");
         assert_eq!(told("/it's"), r"'/it'\''s' connect --explorer hub:9002 %h/ssh");
-        let v6: Address = "[::1]:9002".parse().unwrap();
-        assert!(proxy_command_of(Path::new("/r"), &v6).unwrap().contains("'[::1]:9002'"));
+        assert!(proxy_command_of(Path::new("/r"), &again("[::1]:9002")).unwrap().contains("'[::1]:9002'"));
+        let profile = ["--profile", "it's"].map(str::to_owned);
+        assert_eq!(
+            proxy_command_of(Path::new("/r"), &profile).unwrap(),
+            r"/r connect --profile 'it'\''s' %h/ssh"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reachback_wire::Code;
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,12 +14,16 @@ use crate::{
     table::{WIDTH, wrap},
 };
 
-/// Asks the explorer, and the node of this machine if there is one. Fails if the explorer does not answer.
+/// Asks the explorer, and the node of this machine if there is one. Fails if the explorer does not answer; with `--node`
+/// if none of the node's lines stands.
 pub(crate) async fn run(
     arguments: StatusArguments,
     environment: &Environment,
     output: Output,
 ) -> Result<(), Failure> {
+    if arguments.node {
+        return node_alone(arguments, environment, output).await;
+    }
     let way = client::explorer(arguments.client, environment)?;
     let node = local_node(arguments.control, environment).await;
     let explorer = async {
@@ -45,6 +50,36 @@ pub(crate) async fn run(
         Err(failure) => output.unless_quiet(failure)?,
     }
     explorer.map(drop)
+}
+
+/// For whoever watches over a node: it may have no right to ask its explorer anything.
+async fn node_alone(
+    arguments: StatusArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<(), Failure> {
+    let status = Local::find(arguments.control, environment)?.ask("node.status", &Value::Null).await?;
+    if arguments.json {
+        output.unless_quiet(format_args!("{:#}", json!({"explorer": Value::Null, "node": status})))?;
+    } else {
+        node_lines(&status).into_iter().try_for_each(|line| output.unless_quiet(line))?;
+    }
+    stands(&status)
+}
+
+fn stands(status: &Value) -> Result<(), Failure> {
+    let mut lines = status["lines"].as_array().into_iter().flatten();
+    // One that is late is still used.
+    match lines.any(|line| line["state"] == "online" || line["state"] == "late") {
+        true => Ok(()),
+        false => {
+            let name = status["node"].as_str().unwrap_or("?");
+            Err(Failure::coded(
+                Code::PeerUnreachable,
+                format_args!("none of the lines of node {name} stands"),
+            ))
+        }
+    }
 }
 
 /// Null where none runs and nobody says that one does: most machines that ask have none.
@@ -91,6 +126,22 @@ fn node_lines(status: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_well_when_one_line_stands() {
+        let node = |states: &[&str]| {
+            let lines: Vec<Value> = states.iter().map(|state| json!({"state": state})).collect();
+            stands(&json!({"node": "edge-7", "lines": lines}))
+        };
+        for fine in [&["online"][..], &["late"], &["waiting", "online"]] {
+            assert_eq!(node(fine), Ok(()), "{fine:?}");
+        }
+        for down in [&[][..], &["waiting"], &["dialing", "waiting"]] {
+            let failure = node(down).unwrap_err();
+            assert_eq!(failure.exit.number(), 69, "{down:?}");
+            assert_eq!(failure.to_string(), "peer_unreachable: none of the lines of node edge-7 stands");
+        }
+    }
 
     #[test]
     fn every_line_fits() {

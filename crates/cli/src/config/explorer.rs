@@ -1,8 +1,8 @@
 //! The explorer's configuration: flags, variables and `explorer.toml`, brought together.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use reachback_explorer::{DirectNode, ExplorerConfig, Framing, HeroCompat, Publication, SocketConfig};
+use reachback_explorer::{DirectNode, ExplorerConfig, Framing, HeroCompat, Mode, Publication, SocketConfig};
 use reachback_link::{Address, Cidr, ListenAddress};
 use reachback_wire::NodeId;
 use serde::Deserialize;
@@ -10,16 +10,21 @@ use serde::Deserialize;
 use crate::{
     args::ExplorerArguments,
     config::{
+        certificates::{TlsTable, WebTable},
+        compression::{self, CompressionTable},
         duration::Span,
         file::{self, Checked},
         group::SocketGroup,
         list::{List, PortTable},
+        listeners::{self, CallerTable, ListenerTable},
         memory_budget::{self, LimitsTable},
         mode::SocketMode,
         origin::{Origin, Origins},
         own_id,
         port_spec::PortSpec,
-        transport::{self, TransportTable},
+        rates::{self, RateTable},
+        secret,
+        transport::{self, ReconnectTable, Transport, TransportTable},
     },
     environment::Environment,
     exit::Failure,
@@ -32,6 +37,10 @@ use crate::{
 struct ExplorerFile {
     id: Option<Checked<NodeId>>,
     listen: Option<Checked<ListenAddress>>,
+    advertise: Vec<Checked<Address>>,
+    mode: Option<Checked<Mode>>,
+    state_dir: Option<PathBuf>,
+    secret_file: Option<PathBuf>,
     socket: Option<PathBuf>,
     socket_mode: Option<Checked<SocketMode>>,
     heartbeat: Option<Checked<Span>>,
@@ -40,6 +49,13 @@ struct ExplorerFile {
     hosts: Vec<String>,
     publish: Vec<PortTable>,
     node: Vec<NodeTable>,
+    listener: Vec<ListenerTable>,
+    caller: Vec<CallerTable>,
+    tls: Option<TlsTable>,
+    web: Option<WebTable>,
+    rate_limit: Option<RateTable>,
+    compression: CompressionTable,
+    reconnect: Option<ReconnectTable>,
     compat: CompatTable,
     threads: Option<usize>,
     limits: LimitsTable,
@@ -97,6 +113,8 @@ pub(crate) struct ExplorerSetup {
     pub(crate) config: ExplorerConfig,
     /// Threads in all, at least 1.
     pub(crate) threads: usize,
+    /// How long a connection to a node with an address may take; the usual time without it.
+    pub(crate) connect_timeout: Option<Duration>,
 }
 
 const PUBLISH: List = List::with_commas("publish", "REACHBACK_PUBLISH");
@@ -125,6 +143,21 @@ pub(crate) fn resolve(
     if config.listen.is_empty() {
         origins.note("listen", "nowhere", Origin::Default);
     }
+    config.listeners = listeners::listeners(file.listener, origins);
+    let advertise = file.advertise.into_iter().map(|address| address.0).collect();
+    config.advertise = origins.pick_list(
+        "advertise",
+        [(Origin::Typed, arguments.advertise), (Origin::File, advertise)],
+        ToString::to_string,
+    );
+    let modes = [(Origin::Typed, arguments.mode), (Origin::File, file.mode.map(|mode| mode.0))];
+    config.mode = origins.pick("mode", modes, ToString::to_string);
+    config.tls = file.tls.map(|table| table.for_explorer(origins));
+    config.web = file.web.map(|table| table.files(origins));
+    config.callers = listeners::callers(file.caller, origins);
+    let shared = [(Origin::Typed, arguments.secret_file), (Origin::File, file.secret_file)];
+    let shared = origins.pick("secret_file", shared, |path| path.display().to_string());
+    config.secret = shared.map(|path| secret::shared(&path)).transpose()?.map(Arc::new);
     config.socket = Some(socket(
         arguments.socket,
         arguments.socket_mode,
@@ -160,11 +193,30 @@ pub(crate) fn resolve(
         config.direct.push(DirectNode { node, address, framing });
     }
     config.hero = file.compat.hero.map(|hero| compat(hero, origins));
-    config.congestion = transport::congestion(arguments.transport.congestion, file.transport, origins);
+    config.rate_limit = rates::resolve(file.rate_limit, origins)?;
+    config.compression = compression::resolve(file.compression, origins)?;
+    if file.reconnect.is_some() {
+        origins.warn("[reconnect] has no effect on an explorer: nodes and clients dial, it does not");
+    }
+    let connections = transport::transport(arguments.transport.congestion, file.transport, origins)?;
+    let Transport { congestion, connect_timeout, rules, max_message, max_pending } = connections;
+    config.congestion = congestion;
+    config.rules = rules;
+    config.max_message = max_message.unwrap_or(config.max_message);
+    config.max_pending = max_pending.unwrap_or(config.max_pending);
     config.budget = memory_budget::resolve(arguments.memory.memory_budget, file.limits, origins)?;
     let threads = threads(arguments.threads, file.threads, origins)?;
+    let places = [(Origin::Typed, arguments.state_dir), (Origin::File, file.state_dir)];
+    config.state_dir = origins.pick("state_dir", places, |path| path.display().to_string());
+    // An explorer without TLS keeps nothing.
+    if config.state_dir.is_none() && config.is_secured() {
+        config.state_dir = paths::state_directory(environment, root, "explorer");
+        if let Some(usual) = &config.state_dir {
+            origins.note("state_dir", usual.display(), Origin::Default);
+        }
+    }
     config.check().map_err(Failure::config)?;
-    Ok(ExplorerSetup { config, threads })
+    Ok(ExplorerSetup { config, threads, connect_timeout })
 }
 
 fn threads(typed: Option<usize>, file: Option<usize>, origins: &mut Origins) -> Result<usize, Failure> {
@@ -234,8 +286,7 @@ fn socket(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
+    use reachback_explorer::NodeIdVerification;
     use reachback_link::Congestion;
 
     use super::*;
@@ -335,6 +386,132 @@ mod tests {
         assert!(refused.contains("line 3") && refused.contains("10.0.0.0/24"), "{refused}");
     }
 
+    /// Each key that says who may come in, how much and over what, and what it moves.
+    #[test]
+    fn every_key_moves_something() {
+        let held = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(held.path(), "0123456789abcdef\n").unwrap();
+        let text = format!(
+            "id = \"hub-1\"\nlisten = \":9002\"\nmode = \"permissive\"\nstate_dir = \"/state\"\n\
+             advertise = [\"hub.example.com\", \"192.0.2.1:1\"]\nsecret_file = \"{}\"\n\
+             [tls]\ncert_path = \"/c.pem\"\nkey_path = \"/k.pem\"\nca_cert_path = \"/ca.pem\"\n\
+             require_client_auth = true\nnode_id_verification = \"CommonName\"\n\
+             [web]\ncert_path = \"/w.pem\"\nkey_path = \"/wk.pem\"\n\
+             [[listener]]\naddress = \"127.0.0.1:9003\"\nmode = \"legacy\"\nallow = [\"10.0.0.0/8\"]\n\
+             proxy_from = [\"10.0.0.7/32\"]\n\
+             [[caller]]\nname = \"ci-*\"\nallow = [\"edge-*/rpc:vm.*\", \"dial:edge-*\"]\n\
+             [rate_limit]\nbucket_size = 7\nrefill_rate = 3.5\n\
+             [compression]\nenabled = true\nmethod = \"Lz4\"\nmin_size = 512\n\
+             [transport]\nconnect_timeout_ms = 1500\nio_timeout_ms = 40000\nkeepalive = true\n\
+             keepalive_interval_secs = 33\nmax_message_size = \"1MiB\"\nmax_pending_messages = 9\n",
+            held.path().display()
+        );
+        let (command, _file, environment) = typed("explorer", &[], &[], Some(&text));
+        let Command::Explorer(arguments) = command else { panic!() };
+        let setup = resolve(arguments, &environment, true, &mut Origins::default()).unwrap();
+        assert_eq!(setup.connect_timeout, Some(Duration::from_millis(1_500)));
+        let config = setup.config;
+        assert_eq!((config.mode, config.state_dir), (Some(Mode::Permissive), Some("/state".into())));
+        let advertised: Vec<String> = config.advertise.iter().map(ToString::to_string).collect();
+        assert_eq!(advertised, ["hub.example.com:9002", "192.0.2.1:1"]);
+        assert_eq!(config.secret.unwrap().expose(), "0123456789abcdef");
+        let tls = config.tls.unwrap();
+        assert_eq!(tls.cert_path, Some("/c.pem".into()));
+        assert_eq!((tls.key_path, tls.ca_cert_path), (Some("/k.pem".into()), Some("/ca.pem".into())));
+        assert_eq!(tls.require_client_auth, Some(true));
+        assert_eq!(tls.node_id_verification, Some(NodeIdVerification::CommonName));
+        let web = config.web.unwrap();
+        assert_eq!((web.cert_path, web.key_path), ("/w.pem".into(), "/wk.pem".into()));
+        let listener = &config.listeners[0];
+        assert_eq!(
+            (listener.address.to_string(), listener.mode),
+            ("127.0.0.1:9003".into(), Some(Mode::Legacy))
+        );
+        assert_eq!(
+            (listener.allow[0].to_string(), listener.proxy_from[0].to_string()),
+            ("10.0.0.0/8".into(), "10.0.0.7/32".into())
+        );
+        let (name, rights) = &config.callers[0];
+        assert!(name.matches("ci-3") && !name.matches("edge-3"));
+        assert_eq!(rights[0].to_string(), "edge-*/rpc:vm.*");
+        let limit = config.rate_limit.unwrap();
+        assert_eq!((limit.bucket_size, limit.refill_rate), (7, 3.5));
+        assert_eq!((config.compression.enabled, config.compression.min_size), (true, 512));
+        assert_eq!(config.rules.io_timeout, Some(Duration::from_secs(40)));
+        assert_eq!(config.rules.keepalive, Some(Duration::from_secs(33)));
+        assert_eq!((config.max_message, config.max_pending), (1 << 20, 9));
+    }
+
+    #[test]
+    fn tables_have_defaults_presets_and_switches() {
+        let read = |tables: &str| {
+            let text = format!("id = \"a\"\n{tables}");
+            let (command, _file, environment) = typed("explorer", &[], &[], Some(&text));
+            let Command::Explorer(arguments) = command else { panic!() };
+            let mut origins = Origins::default();
+            resolve(arguments, &environment, true, &mut origins)
+                .map(|setup| (setup.config, origins.warnings().to_vec()))
+        };
+        let rate = |tables: &str| {
+            read(tables).unwrap().0.rate_limit.map(|limit| (limit.bucket_size, limit.refill_rate))
+        };
+        assert_eq!(rate(""), None, "nobody asked for a limit");
+        assert_eq!(rate("[rate_limit]\nenabled = true\n"), Some((100, 50.0)));
+        assert_eq!(rate("[rate_limit]\nenabled = false\nbucket_size = 3\n"), None);
+        assert_eq!(rate("[rate_limit]\npreset = \"aggressive\"\n"), Some((50, 25.0)));
+        assert_eq!(rate("[rate_limit]\npreset = \"permissive\"\nrefill_rate = 7\n"), Some((200, 7.0)));
+        assert!(!read("[compression]\nenabled = false\n").unwrap().0.compression.enabled);
+        assert!(read("").unwrap().0.compression.enabled, "services ask for it");
+        assert_eq!(read("[transport]\nkeepalive = false\n").unwrap().0.rules.keepalive, None);
+        assert_eq!(read("[transport]\nmax_message_size = 4096\n").unwrap().0.max_message, 4_096);
+
+        // What this design makes meaningless is taken with one warning each, which says why.
+        let (_, warnings) =
+            read("[transport]\npool_size = 2\nrecv_buffer_size = 1000\n[reconnect]\n").unwrap();
+        assert_eq!(warnings.len(), 3, "{warnings:?}");
+        for (key, why) in
+            [("pool_size", "one connection"), ("recv_buffer_size", "window"), ("[reconnect]", "dial")]
+        {
+            let warned =
+                warnings.iter().filter(|warning| warning.contains(key) && warning.contains(why)).count();
+            assert_eq!(warned, 1, "{key}: {warnings:?}");
+        }
+        assert!(read("").unwrap().1.is_empty());
+
+        for (tables, part) in [
+            ("[rate_limit]\npreset = \"agressive\"\n", "aggressive"),
+            ("[rate_limit]\nbucket_size = 0\n", "bucket_size"),
+            ("[compression]\nmethod = \"Zstd\"\n", "Lz4"),
+            ("[compression]\nmin_size = 3\n", "256"),
+            ("[transport]\nconnect_timeout_ms = 0\n", "5000"),
+            ("[transport]\nmax_message_size = \"16\"\n", "64KiB"),
+            ("[transport]\nio_timeout_ms = 1\n", "io_timeout_ms"),
+            ("[tls]\ncert = \"/c\"\n", "cert_path"),
+            ("[tls]\ninsecure_skip_verify = true\n", "unknown key"),
+            ("[tls]\nnode_id_verification = \"SAN\"\n", "SubjectAltName"),
+            ("[[listener]]\naddress = \"127.0.0.1:1\"\nmode = \"strickt\"\n", "strict?"),
+            ("[[caller]]\nname = \"x\"\nallow = [\"edge\"]\n", "line 4"),
+            ("mode = \"none\"\n", "line 2"),
+        ] {
+            let refusal = read(tables).unwrap_err();
+            assert!(refusal.exit.number() == 78 && refusal.to_string().contains(part), "{tables}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn what_tls_needs_has_its_usual_place_and_nothing_else_makes_one() {
+        let strict = resolved(&["--id", "a", "--listen", ":1"], &[("STATE_DIRECTORY", "/var/lib/x")], None);
+        assert_eq!(strict.unwrap().state_dir, Some("/var/lib/x".into()));
+        let flags = ["--id", "a", "--listen", ":1", "--state-dir", "/flag", "--advertise", "hub,hub-2:1"];
+        let typed = resolved(&flags, &[("STATE_DIRECTORY", "/var/lib/x")], None).unwrap();
+        assert_eq!((typed.state_dir, typed.advertise.len()), (Some("/flag".into()), 2));
+        let plain = resolved(&["--id", "a", "--listen", "127.0.0.1:1"], &[], None).unwrap();
+        assert_eq!((plain.state_dir, plain.mode), (None, None));
+        let mode =
+            resolved(&["--id", "a", "--listen", "127.0.0.1:1", "--mode", "strict"], &[], None).unwrap();
+        assert_eq!(mode.state_dir, Some("/var/lib/reachback/explorer".into()));
+    }
+
     #[test]
     fn without_anything_there_is_only_the_socket() {
         let config = resolved(&["--id", "hub-1"], &[], None).unwrap();
@@ -348,7 +525,8 @@ mod tests {
             let failure = resolved(flags, variables, file).unwrap_err();
             (failure.exit.number(), failure.to_string())
         };
-        let (exit, text) = refusal(&["--id", "hub-1", "--listen", ":9002"], &[], None);
+        let plain = ["--id", "hub-1", "--listen", ":9002", "--mode", "development"];
+        let (exit, text) = refusal(&plain, &[], None);
         assert!(exit == 78 && text.contains("--insecure-plaintext"), "{exit} {text}");
         let (exit, text) = refusal(&["--id", "hub-1"], &[("EXPLORER_TCP_ADDR", "tls://x")], None);
         assert!(exit == 64 && text.contains("EXPLORER_TCP_ADDR"), "{exit} {text}");

@@ -3,19 +3,27 @@
 //! The shape of a file and the shape of a checked configuration are different types, so a value that was not checked
 //! can't reach run time.
 
+mod certificates;
+mod compression;
+pub(crate) mod dialled;
 pub(crate) mod duration;
+pub(crate) mod entry;
 pub(crate) mod explorer;
 pub(crate) mod file;
 pub(crate) mod group;
+mod joining;
 mod list;
+mod listeners;
 mod memory_budget;
 pub(crate) mod mode;
 pub(crate) mod node;
 pub(crate) mod origin;
 pub(crate) mod port_spec;
 pub(crate) mod proxy;
+mod rates;
+mod secret;
 pub(crate) mod size;
-mod transport;
+pub(crate) mod transport;
 
 use reachback_wire::NodeId;
 

@@ -3,24 +3,31 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use reachback_link::Address;
-use reachback_node::{AllowDial, Endpoint, Framing, NodeConfig, PROBE_EVERY, Probe, Service};
-use reachback_wire::{NodeId, ServiceName};
+use reachback_client::Membership;
+use reachback_node::{
+    AllowDial, Endpoint, Framing, NodeConfig, PROBE_EVERY, Probe, Service, ServiceCompression,
+};
+use reachback_wire::{NodeId, Secret, ServiceName, who::CallerPattern};
 use serde::Deserialize;
 
 use crate::{
     args::NodeArguments,
     config::{
+        certificates::TlsTable,
+        compression::{self, CompressionTable},
+        dialled::Dialled,
         file::{self, Checked},
+        joining::{Join, shown, way_in},
         list::{List, PortTable},
         memory_budget::{self, LimitsTable},
         origin::{Origin, Origins},
         own_id,
         port_spec::PortSpec,
         proxy::{self, ProxyChoice},
-        transport::{self, TransportTable},
+        transport::{self, ReconnectTable, Transport, TransportTable},
     },
     environment::Environment,
     exit::Failure,
@@ -32,7 +39,14 @@ use crate::{
 #[serde(deny_unknown_fields, default)]
 struct NodeFile {
     id: Option<Checked<NodeId>>,
-    explorers: Vec<Checked<Address>>,
+    explorers: Vec<Checked<Dialled>>,
+    join: Option<Secret>,
+    join_file: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    token_file: Option<PathBuf>,
+    secret_file: Option<PathBuf>,
+    ca_file: Option<PathBuf>,
+    tls: TlsTable,
     labels: BTreeMap<String, String>,
     proxy: Option<Checked<ProxyChoice>>,
     allow_dial: Vec<Checked<AllowDial>>,
@@ -41,6 +55,8 @@ struct NodeFile {
     forward: Vec<PortTable>,
     limits: LimitsTable,
     transport: TransportTable,
+    reconnect: ReconnectTable,
+    compression: CompressionTable,
 }
 
 #[derive(Debug, Deserialize)]
@@ -51,12 +67,19 @@ struct ServiceTable {
     framing: Option<Checked<Framing>>,
     path: Option<String>,
     probe: Option<Checked<Probe>>,
+    #[serde(default)]
+    allow: Vec<Checked<CallerPattern>>,
+    compression: Option<Checked<ServiceCompression>>,
 }
 
 /// Everything that `reachback node` runs with.
 #[derive(Debug)]
 pub(crate) struct NodeSetup {
     pub(crate) config: NodeConfig,
+    /// What joining has brought or will bring; none for a node that shows something else, or nothing.
+    pub(crate) membership: Option<Membership>,
+    /// How long a connection may take to come about; the usual time without it.
+    pub(crate) connect_timeout: Option<Duration>,
     pub(crate) forward: Vec<PortSpec>,
     pub(crate) control: Control,
 }
@@ -97,9 +120,33 @@ pub(crate) fn resolve(
         None => NodeFile::default(),
     };
     let id = own_id(arguments.id, file.id, "--id edge-7", origins)?;
-    let explorers = explorers(arguments.explorer, environment, file.explorers, root, origins)?;
-    let mut config = NodeConfig::new(id, explorers).map_err(Failure::config)?;
-    for service in services(&arguments.service, environment, file.service, origins)? {
+    let named = explorers(arguments.explorer, environment, file.explorers, origins)?;
+    let compressed = file.compression.asks();
+    let files = file.tls.for_dialer(origins)?;
+    let place = state_dir(arguments.state_dir, file.state_dir, environment, root, origins);
+    let shown =
+        shown(arguments.credentials, [file.token_file, file.secret_file, file.ca_file], files, origins);
+    let join = Join::of(
+        [
+            (Origin::Typed, arguments.join.map(|text| Secret::new(text.0)), arguments.join_file),
+            (Origin::File, file.join, file.join_file),
+        ],
+        origins,
+    )?;
+    let way = way_in(
+        &id,
+        named,
+        shown,
+        join,
+        place.as_deref(),
+        || paths::explorer_socket(environment, root),
+        origins,
+    )?;
+    let mut config = NodeConfig::new(id, way.explorers).map_err(Failure::config)?;
+    config.access = way.access;
+    config.state_dir = place;
+    config.compression = compression::resolve(file.compression, origins)?;
+    for service in services(&arguments.service, environment, file.service, compressed, origins)? {
         config = config.with_service(service).map_err(Failure::config)?;
     }
     for (key, value) in labels(&arguments.label, environment, file.labels, origins)? {
@@ -114,11 +161,33 @@ pub(crate) fn resolve(
         ToString::to_string,
     )?;
     config.probe_every = Some(PROBE_EVERY);
-    config.congestion = transport::congestion(arguments.transport.congestion, file.transport, origins);
+    let connections = transport::transport(arguments.transport.congestion, file.transport, origins)?;
+    let Transport { congestion, connect_timeout, rules, max_message, max_pending } = connections;
+    config.congestion = congestion;
+    config.rules = rules;
+    config.max_message = max_message.unwrap_or(config.max_message);
+    config.max_pending = max_pending.unwrap_or(config.max_pending);
+    config.reconnect = transport::reconnect(file.reconnect, origins)?;
     config.budget = memory_budget::resolve(arguments.memory.memory_budget, file.limits, origins)?;
     let forward = FORWARD.ports(arguments.forward, environment, file.forward, origins)?;
     let control = control(arguments.control_socket, file.control_socket, environment, root, origins)?;
-    Ok(NodeSetup { config, forward, control })
+    Ok(NodeSetup { config, membership: way.membership, connect_timeout, forward, control })
+}
+
+/// None where this user has no place to keep anything: then a key lives as long as the process.
+fn state_dir(
+    typed: Option<PathBuf>,
+    file: Option<PathBuf>,
+    environment: &Environment,
+    root: bool,
+    origins: &mut Origins,
+) -> Option<PathBuf> {
+    let places = [(Origin::Typed, typed), (Origin::File, file)];
+    origins.pick("state_dir", places, |path| path.display().to_string()).or_else(|| {
+        let usual = paths::state_directory(environment, root, "node")?;
+        origins.note("state_dir", usual.display(), Origin::Default);
+        Some(usual)
+    })
 }
 
 /// The control socket that a node with this file has; none where the file leaves it in its usual place, or is an
@@ -155,26 +224,20 @@ fn control(
 }
 
 fn explorers(
-    typed: Vec<Address>,
+    typed: Vec<Dialled>,
     environment: &Environment,
-    file: Vec<Checked<Address>>,
-    root: bool,
+    file: Vec<Checked<Dialled>>,
     origins: &mut Origins,
-) -> Result<Vec<Address>, Failure> {
+) -> Result<Vec<Dialled>, Failure> {
     let file = file.into_iter().map(|address| address.0).collect();
-    let named = EXPLORER.pick(typed, (environment, str::parse), file, origins, ToString::to_string)?;
-    if !named.is_empty() {
-        return Ok(named);
-    }
-    let local = Address::Unix(paths::explorer_socket(environment, root)?);
-    origins.note(EXPLORER.key, &local, Origin::Default);
-    Ok(vec![local])
+    EXPLORER.pick(typed, (environment, str::parse), file, origins, ToString::to_string)
 }
 
 fn services(
     typed: &[String],
     environment: &Environment,
     file: Vec<ServiceTable>,
+    compressed: bool,
     origins: &mut Origins,
 ) -> Result<Vec<Service>, Failure> {
     let typed = typed.iter().map(|entry| entry.parse().map_err(Failure::usage)).collect::<Result<_, _>>()?;
@@ -186,15 +249,26 @@ fn services(
         if let Some(probe) = table.probe {
             service = service.with_probe(probe.0);
         }
+        if !table.allow.is_empty() {
+            service = service.with_allow(table.allow.into_iter().map(|pattern| pattern.0).collect());
+        }
+        if let Some(compression) = table.compression {
+            service = service.with_compression(compression.0);
+        }
         match table.path {
             Some(path) => service.with_path(&path).map_err(Failure::config),
             None => Ok(service),
         }
     });
     let tables = tables.collect::<Result<_, _>>()?;
-    SERVICE.pick(typed, (environment, str::parse), tables, origins, |service: &Service| {
+    let services = SERVICE.pick(typed, (environment, str::parse), tables, origins, |service: &Service| {
         format!("{}={}", service.name(), service.endpoint())
-    })
+    })?;
+    let compress = |service: Service| match service.compression() {
+        None if compressed => service.with_compression(ServiceCompression::Lz4),
+        _ => service,
+    };
+    Ok(services.into_iter().map(compress).collect())
 }
 
 fn labels(
@@ -284,6 +358,102 @@ mod tests {
             let config = resolved(&flags, variables, file).unwrap();
             assert_eq!(config.services().values().next().unwrap().probe(), Probe::Off, "{flags:?} {file:?}");
         }
+    }
+
+    #[test]
+    fn every_key_moves_something() {
+        let text = "id = \"a\"\nstate_dir = \"/nowhere/state\"\n\
+            [[service]]\nname = \"rpc\"\naddress = \"80\"\nallow = [\"ann\", \"node:edge-*\"]\ncompression = \"off\"\n\
+            [[service]]\nname = \"log\"\naddress = \"81\"\n\
+            [compression]\nenabled = true\nmin_size = 300\n\
+            [transport]\nconnect_timeout_ms = 1500\nio_timeout_ms = 40000\nkeepalive_interval_secs = 33\n\
+            max_message_size = 4096\nmax_pending_messages = 9\n\
+            [reconnect]\ninitial_delay_ms = 200\nmax_delay_ms = 1000\nmultiplier = 3.0\njitter = 0.2\nmax_attempts = 4\n";
+        let read = setup(&[], &[], Some(text)).unwrap();
+        assert_eq!(read.connect_timeout, Some(Duration::from_millis(1_500)));
+        let config = read.config;
+        assert_eq!(config.state_dir, Some("/nowhere/state".into()));
+        let service = |name: &str| &config.services()[name];
+        assert_eq!(service("rpc").allow().unwrap().len(), 2);
+        assert_eq!(service("rpc").compression(), Some(ServiceCompression::Off));
+        assert_eq!(service("log").compression(), Some(ServiceCompression::Lz4), "the table's default");
+        assert_eq!(config.compression.min_size, 300);
+        assert_eq!(config.rules.io_timeout, Some(Duration::from_secs(40)));
+        assert_eq!(config.rules.keepalive, Some(Duration::from_secs(33)));
+        assert_eq!((config.max_message, config.max_pending), (4_096, 9));
+        let rules = config.reconnect;
+        assert_eq!(
+            (rules.initial_delay, rules.max_delay),
+            (Duration::from_millis(200), Duration::from_secs(1))
+        );
+        assert_eq!((rules.multiplier, rules.jitter, rules.max_attempts), (3.0, 0.2, Some(4)));
+        let typed =
+            setup(&["--id", "a", "--state-dir", "/flag"], &[("STATE_DIRECTORY", "/var/lib/x")], Some(text));
+        assert_eq!(typed.unwrap().config.state_dir, Some("/flag".into()));
+        let usual = setup(&["--id", "a"], &[("STATE_DIRECTORY", "/nowhere/x")], None).unwrap();
+        assert_eq!(usual.config.state_dir, Some("/nowhere/x".into()));
+        assert_eq!(usual.config.services().len(), 0);
+    }
+
+    #[test]
+    fn there_is_one_way_to_say_who_this_is() {
+        let held = tempfile::TempDir::new().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = held.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path.display().to_string()
+        };
+        let secret = file("secret", "0123456789abcdef");
+        let short = file("short", "swordfish");
+        let empty = file("empty", "\n");
+        let join = join_line();
+        let cut = &join[..join.len() - 9];
+        let pem = file("ca.pem", "no certificate");
+        for (flags, exit, part) in [
+            (&["--secret-file", &secret, "--token-file", &secret][..], 78, "three ways"),
+            (&["--secret-file", &secret, "--join", &join], 78, "leave it out"),
+            (&["--secret-file", &short], 78, "could be guessed"),
+            (&["--token-file", &secret, "--explorer", "hub"], 78, "--ca-file"),
+            (&["--token-file", "/nowhere/token"], 78, "/nowhere/token"),
+            (&["--ca-file", &pem], 78, "ca.pem"),
+            (&["--explorer", "tls://hub"], 78, "--join"),
+            (&["--join", cut], 78, "cut off"),
+            (&["--join", &join, "--join-file", &secret], 78, "two places"),
+            (&["--join-file", &empty], 78, "has not joined yet"),
+            (&["--join-file", "/nowhere/join"], 78, "has not joined yet"),
+        ] {
+            let line = [&["--id", "edge-7", "--state-dir", "/proc/nowhere"], flags].concat();
+            let failure = setup(&line, &[], None).unwrap_err();
+            assert_eq!(failure.exit.number(), exit, "{failure}");
+            assert!(failure.to_string().contains(part), "{flags:?}: {part}: {failure}");
+            assert!(!failure.to_string().contains("swordfish"), "{failure}");
+            assert!(!failure.to_string().contains(&join[12..]), "{failure}");
+        }
+        let tables = "id = \"a\"\n[tls]\ncert_path = \"/c.pem\"\n";
+        assert!(setup(&[], &[], Some(tables)).unwrap_err().to_string().contains("key_path"));
+        let joined =
+            setup(&["--id", "edge-7", "--state-dir", "/proc/nowhere", "--join", &join], &[], None).unwrap();
+        assert!(joined.membership.is_some());
+        assert_eq!(explorers(&joined.config), ["hub.example.com:9002"], "the line says where to dial");
+        let there = setup(
+            &["--id", "edge-7", "--state-dir", "/proc/nowhere", "--join", &join, "--explorer", "hub-2"],
+            &[],
+            None,
+        );
+        assert_eq!(explorers(&there.unwrap().config), ["hub-2:9002"], "unless somebody knows better");
+        // Whoever may use the local socket is known by the kernel.
+        let near = setup(&["--id", "edge-7", "--secret-file", &secret], &[], None).unwrap();
+        assert!(near.membership.is_none());
+    }
+
+    /// As an explorer makes it.
+    fn join_line() -> String {
+        let line = reachback_wire::join::JoinString::new(
+            vec!["hub.example.com:9002".to_owned()],
+            reachback_wire::join::Pin([7; 32]),
+            Secret::new("header.claims.signature"),
+        );
+        line.unwrap().expose().expose().to_owned()
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(crate) struct Origins {
     variables: BTreeMap<String, String>,
     file: Option<PathBuf>,
     settings: Vec<Setting>,
+    warnings: Vec<String>,
 }
 
 /// One value and where it comes from.
@@ -37,6 +38,8 @@ pub(crate) enum Origin {
     Variable(&'static str),
     /// The configuration file.
     File,
+    /// The join line, or what joining with it has left in the state directory.
+    Joined,
     /// Nobody said anything.
     Default,
 }
@@ -54,7 +57,7 @@ impl Origins {
                 Some((argument.get_id().to_string(), argument.get_env()?.to_str()?.to_owned()))
             })
             .collect();
-        Self { variables, file: file.map(Path::to_owned), settings: Vec::new() }
+        Self { variables, file: file.map(Path::to_owned), ..Self::default() }
     }
 
     /// The first source that has a value holds; which one is noted.
@@ -97,9 +100,20 @@ impl Origins {
                 Some(file) => file.display().to_string(),
                 None => "file".to_owned(),
             },
+            Origin::Joined => "join line".to_owned(),
             Origin::Default => "default".to_owned(),
         };
         self.settings.push(Setting { key, value: value.to_string(), origin });
+    }
+
+    /// Notes what is set and does not do what whoever set it may think.
+    pub(crate) fn warn(&mut self, warning: impl Into<String>) {
+        self.warnings.push(warning.into());
+    }
+
+    /// Every such warning.
+    pub(crate) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// Everything noted, in the order in which it was.
