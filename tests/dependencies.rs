@@ -29,13 +29,18 @@ const LAYERS: [(&str, &[&str]); 6] = [
 ///
 /// hyper is in two packages: the explorer answers HTTP and asks nodes with an address, a node asks its services. Neither
 /// may import the other, and what they have in common of it is hyper itself.
-const HOMES: [(&str, &[(&str, &str)]); 11] = [
+const HOMES: [(&str, &[(&str, &str)]); 13] = [
     ("lz4_flex", &[("reachback-wire", "crates/wire/src/lz4")]),
     ("yamux", &[("reachback-link", "crates/link/src/mux")]),
     ("backoff", &[("reachback-link", "crates/link/src/backoff")]),
     ("rustls", &TLS),
     ("tokio_rustls", &TLS),
-    ("x509_parser", &TLS),
+    (
+        "x509_parser",
+        &[("reachback-link", "crates/link/src/tls"), ("reachback-explorer", "crates/explorer/src/security")],
+    ),
+    ("jsonwebtoken", &[("reachback-explorer", "crates/explorer/src/security")]),
+    ("rusqlite", &[("reachback-explorer", "crates/explorer/src/security")]),
     (
         "rcgen",
         &[
@@ -64,7 +69,7 @@ const HTTP: [(&str, &str); 2] =
 const NOT_IN_WIRE: [&str; 4] = ["tokio", "mio", "socket2", "getrandom"];
 
 /// Versions below which a crate is known to be broken for us.
-const MINIMUM: [(&str, [u64; 3], &str); 3] = [
+const MINIMUM: [(&str, [u64; 3], &str); 4] = [
     (
         "yamux",
         [0, 14, 1],
@@ -75,6 +80,7 @@ const MINIMUM: [(&str, [u64; 3], &str); 3] = [
         [0, 23, 18],
         "a panic and an endless loop that a peer could cause (RUSTSEC-2024-0399, RUSTSEC-2024-0336)",
     ),
+    ("jsonwebtoken", [11, 0, 0], "claims of a wrong type counted as absent (CVE-2026-25537), unknown to RustSec"),
     ("tracing-subscriber", [0, 3, 20], "terminal escapes in text that peers choose (RUSTSEC-2025-0055)"),
 ];
 

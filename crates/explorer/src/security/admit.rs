@@ -11,8 +11,8 @@ use reachback_wire::{Code, NodeId, Refusal, Role, Secret, rights::Rights, text::
 
 use super::{
     Security,
-    enrol::{revoked_identity, unknown_key, usable_token},
     names::Subject,
+    refusals::{bound_elsewhere, foreign_user, revoked_identity, unknown_key, usable_token},
     store::{Key, Kind, Revoked, State},
     tokens::{Claims, TokenRole},
 };
@@ -207,7 +207,7 @@ impl Security {
         };
         if kind == Kind::Node && name != id {
             return Err(mismatch(
-                &name.to_string(),
+                name.as_str(),
                 id,
                 "start it with --id as the certificate says, or join again",
             ));
@@ -346,20 +346,6 @@ fn bearer_user(state: &State, claims: &Claims, key: Option<Key>) -> Result<(), R
     }
 }
 
-/// Certificates of others carry no date by which they could be told from those made after the name was revoked.
-fn foreign_user(state: &State, kind: Kind, name: &NodeId) -> Result<(), Refusal> {
-    match state.revoked(&Revoked::User(name.clone())).filter(|_| kind == Kind::User) {
-        None => Ok(()),
-        Some(at_ms) => Err(Refusal::new(
-            Code::Revoked,
-            format!(
-                "user {name} was revoked at {}; a certificate under another name can be let in with a [[caller]]",
-                utc(at_ms)
-            ),
-        )),
-    }
-}
-
 /// The names in a certificate of others that could be ids, as far as they count.
 fn said(names: &CertificateNames, verification: NodeIdVerification) -> Vec<NodeId> {
     let all: Vec<&String> = match verification {
@@ -379,15 +365,6 @@ fn mismatch(named: &str, id: &NodeId, remedy: &str) -> Refusal {
         format!(
             "the certificate is for {}, and this node calls itself {id}; {remedy}",
             sanitize(named, limits::TEXT)
-        ),
-    )
-}
-
-fn bound_elsewhere(name: &str) -> Refusal {
-    Refusal::new(
-        Code::Unauthenticated,
-        format!(
-            "token \"{name}\" was used to log in, so it is good for nothing else; use that login, or ask an admin for another token"
         ),
     )
 }

@@ -19,7 +19,11 @@ use crate::limits;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The system refuses.
-    #[error("{}: {doing}: {source}", path.display())]
+    #[error(
+        "{}: {doing}: {source}; the explorer keeps its authority and what it knows of nodes and users there: let this user \
+         use it, or name another place: --state-dir PATH",
+        path.display()
+    )]
     Io {
         /// Which file or directory.
         path: PathBuf,

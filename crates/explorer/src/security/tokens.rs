@@ -27,7 +27,7 @@ use ring::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{SecurityError, files, jwt_crypto};
+use super::{SecurityError, files, issue::Checked, jwt_crypto};
 use crate::{clock::spoken, limits};
 
 const ISSUER: &str = "reachback";
@@ -54,34 +54,6 @@ impl TokenRole {
             Self::Admin => "admin",
         }
     }
-}
-
-/// How many nodes a token of role `register` lets in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uses {
-    /// So many, at least one.
-    Limited(u32),
-    /// Any number, until it expires or is revoked.
-    Unlimited,
-}
-
-/// A token that somebody wants made.
-#[derive(Clone, Debug)]
-pub struct TokenRequest {
-    /// What it is for.
-    pub role: TokenRole,
-    /// Who it is for; without one it gets a name by which it can be revoked.
-    pub name: Option<NodeId>,
-    /// Role `register`: which node ids it lets in.
-    pub node: Option<NamePattern>,
-    /// What may be called: by the user, or by the nodes it lets in.
-    pub allow: Rights,
-    /// How long it is good for.
-    pub ttl: Duration,
-    /// Role `register`: for how many nodes; one unless it says otherwise.
-    pub uses: Option<Uses>,
-    /// Role `register`: its nodes come and go, and their ids may be taken by others afterwards.
-    pub ephemeral: bool,
 }
 
 /// What a token says. Every claim has to be there.
@@ -295,71 +267,6 @@ impl TokenKeys {
 
     fn write(&self) -> Result<(), SecurityError> {
         Ok(files::write(&current_path(&self.directory), self.pkcs8.to_pem().as_bytes())?)
-    }
-}
-
-/// A request in which everything fits together.
-pub(crate) struct Checked {
-    pub(crate) jti: String,
-    pub(crate) role: TokenRole,
-    pub(crate) name: NodeId,
-    pub(crate) node: Option<NamePattern>,
-    pub(crate) allow: Rights,
-    pub(crate) ttl: Duration,
-    /// `None`: unlimited, or not counted.
-    pub(crate) uses: Option<u32>,
-    pub(crate) ephemeral: bool,
-}
-
-impl TokenRequest {
-    /// Whether it makes sense, and its defaults.
-    pub(crate) fn check(&self) -> Result<Checked, Refusal> {
-        let refuse =
-            |problem: &str| Err(Refusal::new(Code::Denied, format!("no such token can be made: {problem}")));
-        if self.ttl < limits::TOKEN_TTL_MIN || self.ttl > limits::TOKEN_TTL_MAX {
-            return refuse("it has to be valid for 1 s to 10 years, as in --ttl 15m");
-        }
-        let register = self.role == TokenRole::Register;
-        if register && self.node.is_none() {
-            return refuse("role register needs the ids it lets in, as in --node 'edge-*'");
-        }
-        if !register && (self.node.is_some() || self.uses.is_some() || self.ephemeral) {
-            return refuse(
-                "--node, --uses and --ephemeral are for role register: users log in once and are no nodes",
-            );
-        }
-        if self.uses == Some(Uses::Limited(0)) {
-            return refuse("with no uses it would be good for nothing, as in --uses 1 or --uses unlimited");
-        }
-        if self.role == TokenRole::User && self.allow.is_empty() {
-            return refuse("a user without a right could call nothing, as in --allow 'edge-*/rpc'");
-        }
-        if self.role == TokenRole::Admin && !self.allow.is_empty() {
-            return refuse("an admin may do everything; leave --allow out, or make it a user");
-        }
-        let jti = random_hex::<12>()?;
-        let name = match &self.name {
-            Some(name) => name.clone(),
-            None => NodeId::parse(&format!("{}-{}", self.role.name(), &jti[..6]))
-                .map_err(|error| Refusal::new(Code::Internal, error.to_string()))?,
-        };
-        let uses = match self.uses {
-            _ if !register => None,
-            None => Some(1),
-            Some(Uses::Limited(uses)) => Some(uses),
-            Some(Uses::Unlimited) => None,
-        };
-        let allow = if self.role == TokenRole::Admin { Rights::everything() } else { self.allow.clone() };
-        Ok(Checked {
-            jti,
-            role: self.role,
-            name,
-            node: self.node.clone(),
-            allow,
-            ttl: self.ttl,
-            uses,
-            ephemeral: self.ephemeral,
-        })
     }
 }
 
