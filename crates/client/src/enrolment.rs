@@ -39,6 +39,9 @@ pub(crate) struct About {
     pub(crate) name: String,
     /// Where to dial.
     pub(crate) explorers: Vec<String>,
+    /// SHA-256 of the token that was used up for it: another one is the word of an operator.
+    #[serde(default)]
+    pub(crate) joined_with: Hex,
     /// When the certificate came, by the clock that is believed: half of its life is counted from there.
     pub(crate) obtained_unix_ms: u64,
 }
@@ -122,11 +125,6 @@ impl Enrolment {
         self.about.obtained_unix_ms.saturating_add(life / 2)
     }
 
-    /// Whether explorers are already known by this authority.
-    pub(crate) fn knows(&self, pin: reachback_wire::join::Pin) -> bool {
-        self.authorities.iter().any(|authority| tls::pin(authority).is_ok_and(|known| known == pin))
-    }
-
     fn checked(
         about: About,
         key: PrivateKey,
@@ -142,8 +140,10 @@ impl Enrolment {
 }
 
 impl About {
-    pub(crate) fn new(role: Role, id: NodeId, explorers: Vec<String>, now_unix_ms: u64) -> Self {
-        Self { version: 1, role, id, name: String::new(), explorers, obtained_unix_ms: now_unix_ms }
+    /// About a certificate that comes at this time and names nobody yet.
+    pub(crate) fn new(role: Role, id: NodeId, now_unix_ms: u64) -> Self {
+        let (name, explorers, joined_with) = (String::new(), Vec::new(), Hex::default());
+        Self { version: 1, role, id, name, explorers, joined_with, obtained_unix_ms: now_unix_ms }
     }
 }
 

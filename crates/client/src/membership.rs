@@ -9,12 +9,12 @@
 //! nothing kept ── join ──▶ enrolled ── its certificate is shown ──▶ a session ── at half of its life ──▶ renewed
 //!                  ▲           │ expired, by our clock or the explorer's word
 //!                  │           ▼
-//!                  └──────── renew                  (only where a join string is at hand, and never when revoked)
+//!                  └──────── renew                  (only where a join string is at hand)
 //! ```
 //!
-//! A kept identity wins over a join string, so that one can stay in a unit file for ever. It loses in two cases, both
-//! judged by the explorer: when it no longer knows the certificate (an ephemeral name that was forgotten), and when it
-//! shows another authority, which is the one of the join string (it was set up anew).
+//! A kept identity wins over a join string, so that one can stay in a unit file for ever. It loses when the explorer no
+//! longer knows it (an ephemeral name that was forgotten). And it loses to a join string that it did not come from, which
+//! is an operator's word, when it was revoked or the explorer shows another authority (it was set up anew).
 
 use std::{path::Path, path::PathBuf, sync::Arc};
 
@@ -22,7 +22,8 @@ use parking_lot::Mutex;
 use reachback_link::{
     Address, DialError, DialSecurity,
     tls::{
-        CertificateDer, DialTls, KeyAndCsr, PrivateKey, ServerTrust, TlsError, TrustClock, Untrusted, utc,
+        CertificateDer, DialTls, KeyAndCsr, PrivateKey, ServerTrust, TlsError, TrustClock, Untrusted, sha256,
+        utc,
     },
 };
 use reachback_wire::{Code, Credential, Enrolled, Hex, NodeId, Renewed, Role, Welcome, join::JoinString};
@@ -279,16 +280,18 @@ impl Membership {
             _ => None,
         };
         let may_join = self.0.join.is_some() && !held.unproven;
-        let anew = matches!(error, DialError::Untrusted { why: Untrusted::Authority, .. })
-            && self.0.join.as_ref().is_some_and(|join| {
-                held.member.as_ref().is_some_and(|member| !member.enrolment.knows(join.string.pin()))
-            });
+        let is_new = self.0.join.as_ref().is_some_and(|join| {
+            let came_from = held.member.as_ref().map(|member| &member.enrolment.about.joined_with);
+            came_from != Some(&join.fingerprint())
+        });
+        let untrusted = matches!(error, DialError::Untrusted { why: Untrusted::Authority, .. });
         let expired =
             held.member.as_ref().is_some_and(|member| self.is_past(member.enrolment.not_after_unix_ms));
         let (plan, at_once) = match (step, code) {
-            (Step::Session | Step::Renew, _) if anew => (Plan::Join, false),
+            (Step::Session | Step::Renew, _) if untrusted && is_new => (Plan::Join, false),
             (Step::Session, Some(Code::Expired)) => (Plan::Renew, false),
             (Step::Session | Step::Renew, Some(Code::Unauthenticated)) if may_join => (Plan::Join, false),
+            (Step::Session | Step::Renew, Some(Code::Revoked)) if may_join && is_new => (Plan::Join, false),
             (Step::Renew, Some(Code::Expired)) if may_join => (Plan::Join, false),
             // Renewing early can wait; being away can't.
             (Step::Renew, _) if !expired && held.plan != Plan::Renew => (Plan::Session, true),
@@ -303,12 +306,12 @@ impl Membership {
     /// Takes what a `Join` or `Renew` has brought.
     pub(crate) async fn enrolled(&self, papers: Papers, enrolled: &Enrolled) -> Result<(), AccessError> {
         let Some(key) = papers.key else { return Ok(()) };
-        let explorers = match (&self.0.join, self.0.held.lock().member.as_ref()) {
-            (Some(join), _) => join.addresses.iter().map(ToString::to_string).collect(),
-            (None, Some(member)) => member.enrolment.about.explorers.clone(),
-            (None, None) => Vec::new(),
-        };
-        self.take(key, explorers, enrolled).await
+        let mut about = self.about();
+        if let (Step::Join, Some(join)) = (papers.step, &self.0.join) {
+            about.explorers = join.addresses.iter().map(ToString::to_string).collect();
+            about.joined_with = join.fingerprint();
+        }
+        self.take(about, key, enrolled).await
     }
 
     /// A request for a certificate in place of the one there is.
@@ -321,9 +324,9 @@ impl Membership {
     /// Takes what a request over a session has brought: the next dial shows it.
     pub(crate) async fn renewed(&self, renewed: Renewed) -> Result<(), AccessError> {
         let Some(member) = self.0.held.lock().member.clone() else { return Ok(()) };
-        let About { name, explorers, .. } = member.enrolment.about;
+        let name = member.enrolment.about.name;
         let enrolled = Enrolled { chain: renewed.chain, ca: renewed.ca, name };
-        self.take(member.enrolment.key, explorers, &enrolled).await
+        self.take(self.about(), member.enrolment.key, &enrolled).await
     }
 
     /// When the certificate should be renewed, by the clock of explorers; nothing while there is none.
@@ -399,14 +402,17 @@ impl Membership {
         }
     }
 
-    async fn take(
-        &self,
-        key: PrivateKey,
-        explorers: Vec<String>,
-        enrolled: &Enrolled,
-    ) -> Result<(), AccessError> {
+    /// About a certificate that comes now.
+    fn about(&self) -> About {
         let now = self.0.clock.now_unix_ms();
-        let about = About::new(self.0.role, self.0.id.clone(), explorers, now);
+        let held = self.0.held.lock();
+        let kept = held.member.as_ref().map(|member| member.enrolment.about.clone());
+        let mut about = kept.unwrap_or_else(|| About::new(self.0.role, self.0.id.clone(), now));
+        about.obtained_unix_ms = now;
+        about
+    }
+
+    async fn take(&self, about: About, key: PrivateKey, enrolled: &Enrolled) -> Result<(), AccessError> {
         let enrolment = Enrolment::new(about, key, enrolled)?;
         let member = Member::new(enrolment.clone(), &self.0.clock)?;
         let until = enrolment.not_after_unix_ms;
@@ -444,6 +450,11 @@ impl Join {
     fn new(string: JoinString) -> Result<Self, MembershipError> {
         let addresses = addresses(string.addresses())?;
         Ok(Self { string, addresses })
+    }
+
+    /// What tells its token from others.
+    fn fingerprint(&self) -> Hex {
+        Hex(sha256(self.string.token().expose().as_bytes()).to_vec())
     }
 }
 

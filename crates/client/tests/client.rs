@@ -5,9 +5,9 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use reachback_client::{CallError, Client, ClientOptions, Random, call, pipe};
-use reachback_link::{Inbound, OpenError, Pulse, RealNet, StreamEnd, Substream};
-use reachback_wire::{Code, EndStatus, OpenKind, Record, RecordKind, Refusal, Target, limits};
+use reachback_client::{CallError, Client, ClientOptions, Random, Reconnecting, call, pipe};
+use reachback_link::{Compression, Inbound, OpenError, Pulse, RealNet, StreamEnd, Substream};
+use reachback_wire::{Code, EndStatus, Open, OpenKind, Record, RecordKind, Refusal, Target, limits};
 use serde_json::{Value, json};
 use support::{Hub, PATIENCE, Peer, within};
 use tokio::{
@@ -70,6 +70,56 @@ async fn calling<T>(
     let params = json!([1, 2]);
     let call = client.call(target(), "sum", &params, limit);
     within("the call", async { tokio::join!(call, other_side(&mut peer)) }).await
+}
+
+#[tokio::test]
+async fn all_that_a_client_opens_is_compressed_if_it_wants_and_its_explorer_can() {
+    let every_open = Compression { every_open: true, ..Compression::default() };
+    let lz4 = || vec!["lz4".to_owned()];
+    for (what, compression, can, said, announced) in [
+        ("both", every_open, lz4(), lz4(), true),
+        ("nobody asks", Compression::default(), lz4(), lz4(), false),
+        ("the explorer can't", every_open, vec![], lz4(), false),
+        ("it may not", Compression::OFF, lz4(), vec![], false),
+    ] {
+        let mut hub = Hub::bind().await;
+        hub.welcome.features = can;
+        let address = hub.address();
+        let options = || ClientOptions { compression, ..options() };
+        let announced = announced.then_some("lz4");
+
+        let (client, peer) =
+            tokio::join!(Client::connect(Arc::new(RealNet), &address, options()), hub.admit());
+        let (client, mut peer) = (client.unwrap(), peer);
+        assert_eq!(peer.hello.features, said, "{what}");
+        let (opened, told) = tokio::join!(client.open(target()), told(&mut peer));
+        opened.unwrap();
+        assert_eq!(told.compression.as_deref(), announced, "{what}: a stream");
+        let call = client.call(target(), "sum", &json!([]), PATIENCE);
+        let (_, told) = tokio::join!(call, self::told(&mut peer));
+        assert_eq!(told.compression.as_deref(), announced, "{what}: a call");
+
+        let line = Reconnecting::start(Arc::new(RealNet), address, options());
+        let mut peer = hub.admit().await;
+        assert_eq!(peer.hello.features, said, "{what}");
+        within("a session", async {
+            while line.session().is_none() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        let (opened, told) = tokio::join!(line.open(target()), self::told(&mut peer));
+        opened.unwrap();
+        assert_eq!(told.compression.as_deref(), announced, "{what}: a line");
+    }
+}
+
+/// Takes the next open, lets go of it, and says what it was.
+async fn told(peer: &mut Peer) -> Open {
+    let mut inbound = inbound(peer).await;
+    let open = inbound.open().await.unwrap();
+    drop(inbound.answer(async { Ok(()) }).await.unwrap());
+    open
 }
 
 #[tokio::test]

@@ -9,14 +9,14 @@ mod support;
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use reachback_client::{
-    Access, ClientOptions, Identity, LineState, Membership, MembershipError, Profiles, Random, Reconnecting,
-    login,
+    Access, Client, ClientOptions, Identity, LineState, Membership, MembershipError, Profiles, Random,
+    Reconnecting, login,
 };
 use reachback_link::{RealNet, tls::PeerCertificate};
 use reachback_testkit::certificates::{HOUR, Leaf};
 use reachback_wire::{Code, Credential, Refusal, Role, Secret, join::JoinString};
 use secure::{SafeHub, csr, good, joins_with, leaf, renews};
-use support::{Hub, node_id, within};
+use support::{Hub, Peer, node_id, within};
 use tokio::sync::watch;
 
 /// A line of `edge-7` that comes in by a membership.
@@ -216,13 +216,42 @@ async fn whoever_is_refused_waits_says_what_to_do_and_comes_in_when_it_is_done()
 async fn who_was_revoked_never_joins_again_by_itself() {
     let mut hub = SafeHub::bind().await;
     let directory = joined(&mut hub, &good()).await;
-    let mut dialer = Dialer::start(&hub, open(Some(directory.path()), Some(hub.join("unlimited"))));
+    let mut dialer = Dialer::start(&hub, open(Some(directory.path()), Some(hub.join("once"))));
     for _ in 0..4 {
         let admission = hub.greeted().await;
         assert_eq!(admission.hello.credential, None);
         admission.deny(&refusal(Code::Revoked, "revoked")).await;
         dialer.waits().await;
     }
+}
+
+#[tokio::test]
+async fn who_was_revoked_and_is_given_a_new_join_string_uses_it() {
+    let mut hub = SafeHub::bind().await;
+    let directory = joined(&mut hub, &good()).await;
+    // It came from this one, also after a renewal.
+    let mut dialer = Dialer::start(&hub, open(Some(directory.path()), Some(hub.join("once"))));
+    hub.deny(refusal(Code::Expired, "ended")).await;
+    dialer.waits().await;
+    let admission = hub.greeted().await;
+    assert!(renews(&admission));
+    hub.enrol(admission, &good()).await;
+    hub.admit().await;
+    dialer.waits().await;
+    hub.deny(refusal(Code::Revoked, "revoked")).await;
+    dialer.waits().await;
+    let admission = hub.greeted().await;
+    assert_eq!(admission.hello.credential, None);
+    dialer.line.shutdown().await;
+    drop(admission);
+
+    let mut dialer = Dialer::start(&hub, open(Some(directory.path()), Some(hub.join("another"))));
+    hub.deny(refusal(Code::Revoked, "revoked")).await;
+    dialer.waits().await;
+    let admission = hub.greeted().await;
+    assert_eq!(joins_with(&admission).as_deref(), Some("another"));
+    hub.enrol(admission, &good()).await;
+    assert_eq!(hub.greeted().await.hello.credential, None);
 }
 
 #[tokio::test]
@@ -322,15 +351,19 @@ async fn a_client_renews_early_and_comes_in_all_the_same_if_that_fails() {
     fs::write(&about, format!("{begin}\"obtained_unix_ms\": 1{rest}")).unwrap();
     let mut options = ClientOptions::new(node_id("laptop"), Random::seeded(5)).unwrap();
     options.access = profiles.get("127.0.0.1").unwrap().access();
-    let line = Reconnecting::start(Arc::new(RealNet), hub.address(), options);
-    let admission = hub.greeted().await;
-    assert!(renews(&admission));
-    admission.deny(&refusal(Code::Saturated, "not now")).await;
-    let admission = hub.greeted().await;
-    assert_eq!(admission.hello.credential, None, "at once, with what it has");
-    assert!(matches!(hub.certificate(&admission), PeerCertificate::Valid(_)));
-    line.shutdown().await;
-    drop(admission);
+    let address = hub.address();
+    let connecting = Client::connect(Arc::new(RealNet), &address, options);
+    let answering = async {
+        let admission = hub.greeted().await;
+        assert!(renews(&admission));
+        admission.deny(&refusal(Code::Saturated, "not now")).await;
+        let admission = hub.greeted().await;
+        assert_eq!(admission.hello.credential, None, "at once, with what it has");
+        assert!(matches!(hub.certificate(&admission), PeerCertificate::Valid(_)));
+        Peer::new(admission, &hub.hub.welcome).await
+    };
+    let (client, _peer) = tokio::join!(connecting, answering);
+    client.unwrap();
 }
 
 #[tokio::test]
@@ -395,7 +428,7 @@ async fn a_token_is_shown_to_whom_it_may_be_and_a_secret_to_nobody() {
     let mut options = ClientOptions::new(node_id("ci"), Random::seeded(5)).unwrap();
     options.access = Access::token(Secret::new("t0ken"), None).unwrap();
     let far = "hub.example.com:9002".parse().unwrap();
-    let refused = reachback_client::Client::connect(Arc::new(RealNet), &far, options.clone()).await;
+    let refused = Client::connect(Arc::new(RealNet), &far, options.clone()).await;
     let error = refused.unwrap_err();
     assert_eq!(error.code(), Code::TlsRequired);
     assert!(error.to_string().contains("--ca-file"), "{error}");

@@ -10,7 +10,8 @@ use std::{sync::Arc, time::Duration};
 
 use reachback_link::{
     Address, Admission, Compression, Congestion, ControlInbox, Incoming, ListenAddress, Listener,
-    MemoryBudget, Net, RealNet, Session, SessionConfig, SessionEnd, SessionRules, Transport, greet, session,
+    MemoryBudget, Net, RealNet, Session, SessionConfig, SessionEnd, SessionRules, Stats, Transport, greet,
+    session,
 };
 use reachback_wire::{
     ControlMessage, Hello, NodeId, Open, ProtocolRange, Refusal, SessionId, SessionLimits, Target, Welcome,
@@ -33,6 +34,7 @@ pub struct Peer {
     pub session: Session,
     pub incoming: Incoming,
     pub control: ControlInbox,
+    pub stats: Arc<Stats>,
     driver: JoinSet<SessionEnd>,
 }
 
@@ -73,22 +75,25 @@ impl Hub {
 impl Peer {
     pub async fn new(admission: Admission, welcome: &Welcome) -> Self {
         let established = admission.welcome(welcome).await.unwrap();
+        let stats: Arc<Stats> = Arc::default();
         let (session, incoming, control, driver) = session(
             established.transport,
             SessionConfig {
                 side: established.side,
                 heartbeat: Duration::from_millis(welcome.heartbeat_ms),
                 max_open: limits::SUBSTREAMS_FROM_CLIENT,
-                stats: Arc::default(),
+                stats: stats.clone(),
                 budget: Arc::new(MemoryBudget::new(256 << 20)),
                 congestion: Congestion::default(),
-                compression: Compression::OFF,
+                compression: Compression::default()
+                    .with_peer(&welcome.features)
+                    .with_peer(&established.hello.features),
                 rules: SessionRules::default(),
             },
         );
         let mut tasks = JoinSet::new();
         tasks.spawn(driver);
-        Self { hello: established.hello, session, incoming, control, driver: tasks }
+        Self { hello: established.hello, session, incoming, control, stats, driver: tasks }
     }
 
     pub async fn control(&mut self) -> ControlMessage {

@@ -32,7 +32,7 @@ pub use accepting::{AcceptIdentity, AcceptTls, AcceptTlsError};
 pub use clock::{TrustClock, utc};
 pub use dialing::{DialSecurity, DialTls};
 pub use identity::{Identity, KeyAndCsr, PrivateKey, TlsError, certificates_from_pem, certificates_to_pem};
-pub use names::{CertificateNames, EXPLORER_NAME, pin};
+pub use names::{CertificateNames, EXPLORER_NAME, pin, sha256};
 pub use peer::{Alpn, PeerCertificate, Roots, TlsPeer};
 use rustls::crypto::CryptoProvider;
 pub use rustls::pki_types::CertificateDer;

@@ -87,7 +87,8 @@ pub fn pin(authority: &CertificateDer<'_>) -> Result<Pin, TlsError> {
     CertificateNames::of(authority).map(|names| Pin(names.spki))
 }
 
-fn sha256(bytes: &[u8]) -> [u8; 32] {
+/// SHA-256 of these bytes.
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut digest = [0; 32];
     digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref());
     digest
