@@ -159,8 +159,9 @@ fn understand(answer: &[u8]) -> Verdict {
             DialerStep::Welcome(_) | DialerStep::Challenge(..) | DialerStep::Enrolled(_) => Verdict::Fine,
         };
     }
-    if let Some(status) = answer.strip_prefix(b"HTTP/1.1 ") {
-        return if status.starts_with(b"2") { Verdict::Fine } else { Verdict::Refused(Code::BadFrame) };
+    // Version 1.0 is answered in version 1.0.
+    if let Some([b'0' | b'1', b' ', class, ..]) = answer.strip_prefix(b"HTTP/1.") {
+        return if *class == b'2' { Verdict::Fine } else { Verdict::Refused(Code::BadFrame) };
     }
     match answer[0] {
         // A TLS record: an alert, or the server's part of a handshake.
