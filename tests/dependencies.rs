@@ -80,7 +80,11 @@ const MINIMUM: [(&str, [u64; 3], &str); 4] = [
         [0, 23, 18],
         "a panic and an endless loop that a peer could cause (RUSTSEC-2024-0399, RUSTSEC-2024-0336)",
     ),
-    ("jsonwebtoken", [11, 0, 0], "claims of a wrong type counted as absent (CVE-2026-25537), unknown to RustSec"),
+    (
+        "jsonwebtoken",
+        [11, 0, 0],
+        "claims of a wrong type counted as absent (CVE-2026-25537), unknown to RustSec",
+    ),
     ("tracing-subscriber", [0, 3, 20], "terminal escapes in text that peers choose (RUSTSEC-2025-0055)"),
 ];
 

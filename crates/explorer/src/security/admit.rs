@@ -227,8 +227,8 @@ impl Security {
             if let Some(row) = state.enrolment(kind, name, &names.spki) {
                 return Ok(admitted(&row.rights, row.admin, row.ephemeral));
             }
-            // A node from before a backup that was restored: that it was let in is certain, with which rights is not.
-            if kind == Kind::Node && !state.nodes.contains_key(name) {
+            // A node from after the backup that was restored: that it was let in is certain, with which rights is not.
+            if kind == Kind::Node && self.is_ours_alone() && !state.nodes.contains_key(name) {
                 return Ok(admitted(&Arc::default(), false, false));
             }
             Err(unknown_key(state, kind, name))

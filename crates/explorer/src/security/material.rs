@@ -80,6 +80,11 @@ impl Security {
         Ok(limits::KEEP_UP)
     }
 
+    /// Whether a certificate with a name of ours can only have been made here: other authorities write what they like.
+    pub(super) fn is_ours_alone(&self) -> bool {
+        self.config.files.ca_cert_path.is_none()
+    }
+
     /// Puts other keys in place of those that are there. Held: `changing`.
     pub(super) fn exchange(
         &self,

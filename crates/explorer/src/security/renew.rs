@@ -87,8 +87,12 @@ impl Security {
                     not_too_often(row, now_ms)?;
                     (row.rights.clone(), (row.admin, row.ephemeral), row.token.clone())
                 }
-                // From before a backup that was restored: its certificate still proves that it was let in.
-                None if kind == Kind::Node && expired_for == 0 && !state.nodes.contains_key(&name) => {
+                // From after the backup that was restored: its certificate still proves that it was let in.
+                None if kind == Kind::Node
+                    && expired_for == 0
+                    && self.is_ours_alone()
+                    && !state.nodes.contains_key(&name) =>
+                {
                     room_for_one(state)?;
                     (Arc::new(Rights::default()), (false, false), String::new())
                 }

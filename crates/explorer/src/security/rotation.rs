@@ -50,7 +50,11 @@ impl Security {
             if !force {
                 self.nobody_left_behind(keys.authority_pin, now_ms)?;
             }
-            let next = || Ok((keys.authority.finish_rotation()?, keys.tokens.finish_rotation()?));
+            // The authority last: as long as it has an old one, an interrupted end can be repeated.
+            let next = || {
+                let tokens = keys.tokens.finish_rotation()?;
+                Ok((keys.authority.finish_rotation()?, tokens))
+            };
             next().map_err(not_rotated)
         });
         self.audit.record(&match &outcome {

@@ -76,7 +76,10 @@ fn a_revoked_node_stays_away_until_it_is_released() {
     let (names, first) = lab.node("edge-7");
     let edge = lab.as_node(&names, "edge-7").unwrap();
     let (other, _) = lab.node("edge-8");
+    let mut changes = lab.security().subscribe_revocations();
+    changes.mark_unchanged();
     lab.revoke("edge-7");
+    assert!(changes.has_changed().unwrap(), "its session has to end");
     let words = &["edge-7 was revoked at 2026-11-20", "reachback release edge-7"];
     refused(lab.security().still_good(&edge), Code::Revoked, words);
     refused(lab.as_node(&names, "edge-7"), Code::Revoked, words);

@@ -11,8 +11,8 @@ use reachback_explorer::{
 use reachback_link::{
     Address, DialError, DialSecurity, ListenAddress, Listener, Net, Transport, dial, greet,
     tls::{
-        AcceptIdentity, AcceptTls, CertificateDer, CertificateNames, DialTls, Identity, KeyAndCsr, PeerCertificate,
-        ServerTrust, TrustClock, Untrusted,
+        AcceptIdentity, AcceptTls, CertificateDer, CertificateNames, DialTls, Identity, KeyAndCsr,
+        PeerCertificate, ServerTrust, TrustClock, Untrusted,
     },
 };
 use reachback_testkit::certificates::{Authority, HOUR as SECONDS, Leaf};
@@ -44,7 +44,8 @@ async fn meet(
 ) -> (Result<(), Untrusted>, Option<PeerCertificate>) {
     let (near, far) = Transport::memory_pair(64 * 1024);
     let net = OnePipe(Mutex::new(Some(near)));
-    let accept = AcceptTls::new(AcceptIdentity { tunnel: security.material().identity, web: Vec::new() }).unwrap();
+    let accept =
+        AcceptTls::new(AcceptIdentity { tunnel: security.material().identity, web: Vec::new() }).unwrap();
     let hello = Hello {
         role: Role::Node,
         id: id("edge-7"),
@@ -57,7 +58,8 @@ async fn meet(
         resume: None,
     };
     let tls = DialTls::new(trust, identity, TrustClock::system()).unwrap();
-    let (to, tls, places) = ("hub:9002".parse().unwrap(), DialSecurity::Tls(Arc::new(tls)), Semaphore::new(1));
+    let (to, tls, places) =
+        ("hub:9002".parse().unwrap(), DialSecurity::Tls(Arc::new(tls)), Semaphore::new(1));
     let (dialled, judged) = tokio::join!(dial(&net, &to, &hello, &tls), async {
         let transport = accept.accept(far, &places, Instant::now() + limits::HANDSHAKE_TIMEOUT).await.ok()?;
         let judged = security.judge(transport.tls().unwrap());
@@ -166,8 +168,15 @@ async fn a_rotation_leaves_nobody_behind_until_it_is_finished() {
         lab.bearer(&lab.token(&user("bob", &["a/b"]))).unwrap();
     }
     // Who still has a certificate of the old authority is named.
-    refused(lab.security().finish_rotation(false, &admin()), Code::Denied, &["edge-7", "join again", "--force"]);
-    let renewed = lab.security().enrol(&lab.token(&register("*")), key.csr(), Role::Node, &id("edge-7"), "test").unwrap();
+    refused(
+        lab.security().finish_rotation(false, &admin()),
+        Code::Denied,
+        &["edge-7", "join again", "--force"],
+    );
+    let renewed = lab
+        .security()
+        .enrol(&lab.token(&register("*")), key.csr(), Role::Node, &id("edge-7"), "test")
+        .unwrap();
     assert_eq!(renewed.ca.len(), 2, "it is to believe both");
     lab.security().finish_rotation(false, &admin()).unwrap();
     for restarted in [false, true] {
@@ -196,7 +205,10 @@ async fn a_rotation_that_was_interrupted_has_not_begun() {
     lab.security().begin_rotation(&admin()).unwrap();
     // The crash came after the list of old ones, and before the new ones.
     lab.stop();
-    [authority, tokens].iter().zip(&before).for_each(|(name, content)| fs::write(lab.file(name), content).unwrap());
+    [authority, tokens]
+        .iter()
+        .zip(&before)
+        .for_each(|(name, content)| fs::write(lab.file(name), content).unwrap());
     lab.restart();
     assert!(!lab.security().is_rotating() && believes(lab.security(), &joined(&made)).await);
     lab.security().begin_rotation(&admin()).unwrap();
@@ -254,9 +266,16 @@ async fn an_operator_brings_certificates_and_everybody_believes_each_other() {
     for trust in [ca.trusted(), ca.pinned()] {
         let (believed, judged) = meet(&security, &trust, Some(&edge.identity())).await;
         believed.unwrap();
-        let admitted: Principal = security.admit_certificate(&valid(judged), Role::Node, &id("edge-7")).unwrap();
+        let admitted: Principal =
+            security.admit_certificate(&valid(judged), Role::Node, &id("edge-7")).unwrap();
         assert_eq!(admitted.name, "edge-7");
     }
+    // Their authority can write our names, and gains nothing by it: only what is on record here has one.
+    let pretender = ca.issue(&Leaf::node("edge-9"));
+    let judged = valid(meet(&security, &ca.trusted(), Some(&pretender.identity())).await.1);
+    let admitted = security.admit_certificate(&judged, Role::Node, &id("edge-9"));
+    refused(admitted, Code::Unauthenticated, &["no record of edge-9"]);
+    refused(security.renew(&judged, key().csr(), "test"), Code::IdTaken, &[]);
     // Tokens work beside it: whoever joins gets a certificate of ours and believes theirs.
     let token = security.create_token(&register("*"), &admin()).unwrap().token;
     let key = key();
@@ -283,7 +302,11 @@ async fn an_operator_brings_certificates_and_everybody_believes_each_other() {
 fn certificates_that_could_not_work_are_refused_at_the_start() {
     let (lab, ca) = (Lab::new(), Authority::new("acme"));
     let [cert, key_path] = ["cert.pem", "key.pem"].map(|name| lab.file(name));
-    let files = || TlsFiles { cert_path: Some(cert.clone()), key_path: Some(key_path.clone()), ..TlsFiles::default() };
+    let files = || TlsFiles {
+        cert_path: Some(cert.clone()),
+        key_path: Some(key_path.clone()),
+        ..TlsFiles::default()
+    };
     let try_with = |leaf: &Leaf| {
         let made = ca.issue(leaf);
         write(&cert, &reachback_link::tls::certificates_to_pem(&made.chain), 0o644);
@@ -291,7 +314,9 @@ fn certificates_that_could_not_work_are_refused_at_the_start() {
         brought(&lab, files())
     };
     let named = |name: &str| Leaf { dns: vec![name.into()], ..Leaf::explorer() };
-    assert!(try_with(&named("hub.example.com")).unwrap_err().contains("subjectAltName = DNS:explorer.reachback"));
+    assert!(
+        try_with(&named("hub.example.com")).unwrap_err().contains("subjectAltName = DNS:explorer.reachback")
+    );
     assert!(try_with(&Leaf::explorer().valid(-2 * SECONDS..-SECONDS)).unwrap_err().contains("it ended at"));
     try_with(&Leaf::explorer()).unwrap();
     write(&key_path, &fs::read_to_string(&key_path).unwrap(), 0o644);
