@@ -528,3 +528,90 @@ fn directories_and_sockets_that_others_own() {
          one, or name its socket: --control-socket PATH",
     );
 }
+
+/// What people see who have the wrong line, the wrong authority, the wrong name, or no place to keep anything.
+#[test]
+fn who_is_not_believed_is_told_why_and_what_to_do() {
+    let hub = Home::new();
+    let (_explorer, address) = hub.explorer(&["--mode", "strict"]);
+    let line = |arguments: &[&str]| {
+        let made = hub.run(&[&["token", "create", "--json"], arguments].concat());
+        let made: serde_json::Value = serde_json::from_str(&made.stdout).unwrap();
+        made["join"].as_str().unwrap().to_owned()
+    };
+    let register = line(&["--role", "register", "--node", "edge-7"]);
+    let user = line(&["--role", "user", "--name", "ann", "--allow", "edge-*/rpc"]);
+    let stranger = Home::new();
+
+    // Plaintext, to a port that speaks TLS.
+    says(
+        refused(&stranger.run(&["nodes", "--explorer", &address]), 78),
+        "plaintext_rejected: this listener is strict and speaks TLS only; nothing was done. Connect with TLS: a join string and \
+         reachback login see to it, and a URL begins with https://",
+    );
+
+    // Lines that are none, or not all of one.
+    let cut = &register[..register.len() - 5];
+    let rest =
+        "this join string is cut off: 5 of its characters are missing at the end; copy the whole of it";
+    says(refused(&stranger.run(&["node", "--join", cut]), 78), &format!("error: {rest}"));
+    says(refused(&stranger.run(&["check", "node", "--join", cut]), 78), &format!("error: {rest}"));
+    says(
+        refused(&stranger.run_with_input(&["login", "-"], user[..user.len() - 5].as_bytes()), 64),
+        &format!("error: {rest}"),
+    );
+
+    // A line of a node is no login, and one login is one machine's.
+    let finished = stranger.run_with_input(&["login", "-"], register.as_bytes());
+    assert!(!finished.status.success() && finished.stderr.contains("reachback"), "{}", finished.stderr);
+    assert!(stranger.run_with_input(&["login", "-"], user.as_bytes()).status.success());
+    let other = Home::new();
+    says(
+        refused(&other.run_with_input(&["login", "-"], user.as_bytes()), 77),
+        "id_taken: token \"ann\" was used to log in on another machine; ask an admin for one for this machine: reachback token \
+         create --role user --name ann",
+    );
+    let named = other.run(&["nodes", "--profile", "work"]);
+    assert!(refused(&named, 78).contains("no profile \"work\""), "{}", named.stderr);
+
+    // A name that another key has.
+    let [first, second] = [Home::new(), Home::new()];
+    let join =
+        |home: &Home, line: &str| home.start(&["node", "--join", line, "--id", "edge-7", "--service", "a=1"]);
+    let _first = join(&first, &register);
+    _first.wait_for_line("edge-7 online at hub-1", cli_support::SOON).unwrap();
+    let again = join(&second, &line(&["--role", "register", "--node", "edge-7"]));
+    let told = again.wait_for_line("edge-7 offline", cli_support::SOON).unwrap();
+    let taken = format!(
+        "edge-7 offline at {address}: id_taken: the id edge-7 is another machine's, which joined with another key. If that is \
+         gone for good, run on the explorer: reachback release edge-7; or choose another id here with --id; next attempt in "
+    );
+    assert!(told.starts_with(&taken), "{told}");
+
+    // Another explorer at the address of the one that was joined.
+    let impostor = Home::new();
+    drop(_explorer);
+    let arguments =
+        ["explorer", "--id", "hub-1", "--mode", "strict", "--listen", &address, "--heartbeat", "500ms"];
+    let started = impostor.start(&arguments);
+    started.wait_for_line("listening", cli_support::SOON).unwrap();
+    says(
+        refused(&stranger.run(&["nodes"]), 69),
+        &format!(
+            "handshake_failed: {address} is not believed: its certificate comes from another authority than the one this \
+             machine was told. If the explorer was set up anew, join it again with a new join string; otherwise somebody is in \
+             between"
+        ),
+    );
+
+    // Nowhere to keep an authority, or a login.
+    fs::write(stranger.path("file"), "").unwrap();
+    let place = stranger.path("file/state").display().to_string();
+    says(
+        refused(&stranger.run(&["explorer", "--id", "hub-2", "--listen", ":0", "--state-dir", &place]), 78),
+        &format!(
+            "error: {place}: the directory can't be made: Not a directory (os error 20); the explorer keeps its authority and \
+             what it knows of nodes and users there: let this user use it, or name another place: --state-dir PATH"
+        ),
+    );
+}
