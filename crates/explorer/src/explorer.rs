@@ -271,7 +271,7 @@ impl Explorer {
 async fn load_keys(config: &ExplorerConfig) -> Result<Option<Keys>, KeysError> {
     let (true, Some(state_dir)) = (config.is_secured(), config.state_dir.clone()) else { return Ok(None) };
     let (rules, web) = (config.security()?, config.web.clone());
-    let loading = spawn_blocking(move || Keys::load(Arc::new(Security::open(&state_dir, rules)?), web));
+    let loading = spawn_blocking(move || Keys::load(&state_dir, rules, web));
     loading.await.unwrap_or_else(|error| Err(KeysError::Panicked(error.to_string()))).map(Some)
 }
 

@@ -5,7 +5,12 @@
 //! stands, and a mistake in a file must leave what worked: so everything new is read and put together first, and
 //! exchanged in one step.
 
-use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use reachback_link::tls::{AcceptIdentity, AcceptTls, Identity, TlsError};
@@ -15,7 +20,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use crate::{
     limits,
     modes::WebFiles,
-    security::{Security, SecurityError},
+    security::{Security, SecurityConfig, SecurityError},
 };
 
 /// The certificates of an explorer, and what they are judged by.
@@ -64,8 +69,14 @@ impl Keys {
     ///
     /// # Errors
     /// The first file that can't be used, and why.
-    pub(crate) fn load(security: Arc<Security>, web_files: Option<WebFiles>) -> Result<Self, KeysError> {
+    pub(crate) fn load(
+        state_dir: &Path,
+        rules: SecurityConfig,
+        web_files: Option<WebFiles>,
+    ) -> Result<Self, KeysError> {
+        // First what others made: when that is wrong, nothing is made here.
         let web = read_web(web_files.as_ref())?;
+        let security = Arc::new(Security::open(state_dir, rules)?);
         let identity = AcceptIdentity { tunnel: security.material().identity, web: web.clone() };
         let accept = AcceptTls::new(identity).map_err(KeysError::Together)?;
         Ok(Self { security, accept, web_files, web: Mutex::new(web) })

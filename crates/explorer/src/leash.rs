@@ -48,9 +48,9 @@ impl Present {
         Some(Place { present: self.0.clone(), session })
     }
 
-    /// How many of them this is true of.
-    pub(crate) fn count(&self, of: impl Fn(&Principal) -> bool) -> usize {
-        self.0.lock().values().filter(|who| of(who)).count()
+    /// All of them, as they are now.
+    pub(crate) fn all(&self) -> Vec<Principal> {
+        self.0.lock().values().cloned().collect()
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     access::subject,
+    auth::Principal,
     hub::Hub,
     join, limits,
     registry::Unforgettable,
@@ -59,8 +60,9 @@ pub(super) fn forget(hub: &Hub, id: &NodeId, asking: &Asking) -> Outcome {
 pub(super) async fn release(hub: &Hub, NodeParams { id }: NodeParams, asking: &Asking) -> Outcome {
     let security = security(hub)?;
     let (by, node) = (actor(asking), id.clone());
+    let before = hub.present.all();
     let released = write(security, move |security| security.release(&node, &by)).await?;
-    Ok(raw(&ReleaseResult { id: &id, released, sessions: ended(hub, security) }))
+    Ok(raw(&ReleaseResult { id: &id, released, sessions: ended(&before, security) }))
 }
 
 pub(super) async fn token_create(hub: &Arc<Hub>, params: TokenParams, asking: &Asking) -> Outcome {
@@ -102,13 +104,10 @@ pub(super) async fn revoke(hub: &Hub, RevokeParams { what }: RevokeParams, askin
     let security = security(hub)?;
     let what: Revocable = what.parse()?;
     let by = actor(asking);
+    let before = hub.present.all();
     let done = write(security, move |security| security.revoke(&what, &by)).await?;
-    Ok(raw(&RevokeResult {
-        kind: done.kind,
-        name: done.name,
-        note: done.note,
-        sessions: ended(hub, security),
-    }))
+    let sessions = ended(&before, security);
+    Ok(raw(&RevokeResult { kind: done.kind, name: done.name, note: done.note, sessions }))
 }
 
 pub(super) async fn audit(hub: &Hub, AuditParams { last }: AuditParams) -> Outcome {
@@ -183,7 +182,7 @@ async fn write<T: Send + 'static>(
     }
 }
 
-/// How many sessions end by what was just withdrawn.
-fn ended(hub: &Hub, security: &Security) -> usize {
-    hub.present.count(|who| security.still_good(who).is_err())
+/// How many of the sessions that there were end by what was just withdrawn.
+fn ended(before: &[Principal], security: &Security) -> usize {
+    before.iter().filter(|who| security.still_good(who).is_err()).count()
 }
