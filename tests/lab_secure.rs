@@ -6,7 +6,8 @@ mod support;
 use std::{
     fs,
     io::{Read, Write},
-    path::Path,
+    net::TcpStream,
+    path::{Path, PathBuf},
 };
 
 use reachback_testkit::{
@@ -56,7 +57,10 @@ fn a_pasted_line_is_all_it_takes_and_nothing_passes_in_the_clear() {
     let pasted = format!("exec {line} --id {NODE} --service rpc={},framing=raw", service.port());
     let pasted = pasted.replacen("reachback", REACHBACK, 1);
     let mut shell = lab.edge().command("sh");
-    shell.args(["-c", &pasted]).env("HOME", home.path().join("edge")).env("STATE_DIRECTORY", home.path().join("node"));
+    shell
+        .args(["-c", &pasted])
+        .env("HOME", home.path().join("edge"))
+        .env("STATE_DIRECTORY", home.path().join("node"));
     shell.env("REACHBACK_CONTROL_SOCKET", "off");
     let node = Process::spawn("node", &mut shell).unwrap();
     node.wait_for_line("certificate until", SOON).unwrap();
@@ -67,7 +71,7 @@ fn a_pasted_line_is_all_it_takes_and_nothing_passes_in_the_clear() {
     let called = eventually(SOON, "a call goes through", || succeed("call", &mut call, SOON));
     assert!(called.stdout.contains(ANSWER) && called.stdout.contains(QUESTION), "{}", called.stdout);
 
-    let file = capture.end();
+    let file = capture.end(lab.hub());
     let packets = fs::read(&file).unwrap();
     let token = line.split("rb1_").nth(1).unwrap();
     for secret in [QUESTION, ANSWER, NODE, "\"jsonrpc\"", "RBK\u{1}", &token[..24]] {
@@ -90,7 +94,7 @@ fn a_pasted_line_is_all_it_takes_and_nothing_passes_in_the_clear() {
 /// Every packet that the explorer's machine sends or gets.
 struct Capture {
     recorder: Process,
-    file: std::path::PathBuf,
+    file: PathBuf,
 }
 
 impl Capture {
@@ -103,7 +107,15 @@ impl Capture {
         Self { recorder, file }
     }
 
-    fn end(mut self) -> std::path::PathBuf {
+    /// Ends it once it has everything: packets are written in order and late, so one that is known must be in it.
+    fn end(mut self, side: &Side) -> PathBuf {
+        let known = b"the capture may end here";
+        let sent = side.within(|| TcpStream::connect((side.address(), 9002))?.write_all(known)).unwrap();
+        sent.unwrap();
+        eventually(SOON, "the last packet is recorded", || {
+            let packets = fs::read(&self.file).map_err(|error| error.to_string())?;
+            if contains(&packets, known) { Ok(()) } else { Err(format!("{} bytes", packets.len())) }
+        });
         self.recorder.signal(Signal::Interrupt).unwrap();
         self.recorder.wait(SOON).unwrap();
         self.file
