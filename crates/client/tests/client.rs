@@ -95,7 +95,8 @@ async fn all_that_a_client_opens_is_compressed_if_it_wants_and_its_explorer_can(
         let (opened, told) = tokio::join!(client.open(target()), told(&mut peer));
         opened.unwrap();
         assert_eq!(told.compression.as_deref(), announced, "{what}: a stream");
-        let call = client.call(target(), "sum", &json!([]), PATIENCE);
+        let params = json!([]);
+        let call = client.call(target(), "sum", &params, PATIENCE);
         let (_, told) = tokio::join!(call, self::told(&mut peer));
         assert_eq!(told.compression.as_deref(), announced, "{what}: a call");
 

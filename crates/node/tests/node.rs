@@ -122,6 +122,44 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
+async fn a_service_that_asks_for_it_is_compressed_where_the_explorer_can() {
+    for can in [true, false] {
+        let mut hub = Hub::bind().await;
+        hub.welcome.features = if can { vec!["lz4".to_owned()] } else { vec![] };
+        let (listener, address) = tcp().await;
+        let entries = [
+            service(&format!("log={address},compression=lz4")),
+            service("ssh=22"),
+            service("db=80,compression=off"),
+        ];
+        let _node = Node::start(config(&hub, entries), Arc::new(RealNet)).unwrap();
+        let mut peer = hub.admit().await;
+        assert_eq!(peer.hello.features, ["lz4"]);
+        let ControlMessage::Services(services) = peer.control().await else {
+            panic!("something else came first")
+        };
+        let asks: Vec<_> =
+            services.services.iter().map(|s| (s.name.as_ref(), s.compression.as_deref())).collect();
+        assert_eq!(asks, [("db", None), ("log", Some("lz4")), ("ssh", None)]);
+
+        // What an explorer does then; the node's own records are as small.
+        let opening = peer.session.open(stream("edge-7/log").compressed());
+        let (substream, mut socket) = tokio::join!(opening, accept(&listener));
+        let mut substream = substream.unwrap();
+        let before = counted(&peer.stats.bytes_in);
+        let text = b"the same line again and again\n".repeat(10_000);
+        let writing = async {
+            socket.write_all(&text).await.unwrap();
+            socket.shutdown().await.unwrap();
+        };
+        let (read, ()) = tokio::join!(read_to_end(&mut substream), writing);
+        assert!(read.unwrap() == text);
+        let bytes = counted(&peer.stats.bytes_in) - before;
+        assert_eq!(bytes < text.len() as u64 / 3, can, "{bytes} bytes");
+    }
+}
+
+#[tokio::test]
 async fn services_and_labels_are_the_first_thing_it_says() {
     let mut hub = Hub::bind().await;
     let config = config(&hub, [echo(), service("rpc=/run/none.sock,framing=http")])
