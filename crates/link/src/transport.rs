@@ -400,4 +400,45 @@ mod tests {
         .unwrap();
         assert_eq!((n, &a, &b[..2]), (6, b"abcd", &b"ef"[..]));
     }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_is_set_over_tls_is_set_on_the_socket_below() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (near, far) = secured(near.unwrap().into(), far.unwrap().0.into()).await;
+        for transport in [near, far] {
+            assert!(transport.tls().is_some());
+            assert!(transport.path().is_some());
+            transport.tune_for_tunnel();
+            transport.set_congestion("reno").unwrap();
+            assert_eq!(transport.congestion().unwrap(), "reno");
+            transport.set_unsent_limit(20_000);
+            assert_eq!(transport.unsent_limit().unwrap(), 20_000);
+            let socket = socket2::SockRef::from(transport.tcp().unwrap());
+            assert!(socket.keepalive().unwrap());
+            transport.close_with_reset(true);
+            assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
+        }
+    }
+
+    async fn secured(near: Transport, far: Transport) -> (Transport, Transport) {
+        use crate::tls::{
+            AcceptIdentity, AcceptTls, DialTls, EXPLORER_NAME, Identity, PrivateKey, ServerTrust, TrustClock,
+        };
+        let (key, authority) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
+        let ca = rcgen::CertifiedIssuer::self_signed(rcgen::CertificateParams::default(), authority).unwrap();
+        let params = rcgen::CertificateParams::new(vec![EXPLORER_NAME.to_owned()]).unwrap();
+        let leaf = params.signed_by(&key, &ca).unwrap().der().clone();
+        let tunnel = Identity::new(vec![leaf], &PrivateKey::from_pkcs8(key.serialize_der())).unwrap();
+        let accept = AcceptTls::new(AcceptIdentity { tunnel, web: Vec::new() }).unwrap();
+        let trust = ServerTrust { pins: Vec::new(), roots: vec![ca.der().clone()] };
+        let dial = DialTls::new(&trust, None, TrustClock::system()).unwrap();
+        let to = "hub:9002".parse().unwrap();
+        let places = tokio::sync::Semaphore::new(1);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let (near, far) = tokio::join!(dial.connect(near, &to), accept.accept(far, &places, deadline));
+        (near.unwrap_or_else(|_| panic!("not connected")), far.unwrap())
+    }
 }
