@@ -168,16 +168,36 @@ fn replaceable_crates_have_one_home() {
 #[test]
 fn versions_are_new_enough() {
     let graph = Graph::load();
-    for (name, minimum, why) in MINIMUM {
-        let found: Vec<_> = graph.packages.values().filter(|package| package.name == name).collect();
-        assert!(!found.is_empty(), "{name} is gone; remove its row");
-        for package in found {
-            assert!(
-                version(&package.version) >= minimum,
-                "{name} {}: {minimum:?} at least: {why}",
-                package.version
-            );
-        }
+    let found: Vec<(&str, &str)> =
+        graph.packages.values().map(|package| (&*package.name, &*package.version)).collect();
+    assert_eq!(too_old(&found), Vec::<String>::new());
+    for (name, minimum, _) in MINIMUM {
+        assert!(found.iter().any(|(found, _)| *found == name), "{name} is gone; remove its row");
+        // The rule itself: the newest version that is too old.
+        let [major, minor, patch] = minimum;
+        let below = match (minor, patch) {
+            (0, 0) => format!("{}.99.99", major - 1),
+            (_, 0) => format!("{major}.{}.99", minor - 1),
+            _ => format!("{major}.{minor}.{}", patch - 1),
+        };
+        let mut lowered = found.clone();
+        lowered.retain(|(found, _)| *found != name);
+        lowered.push((name, &below));
+        let said = too_old(&lowered);
+        assert!(
+            said.len() == 1 && said[0].contains(name) && said[0].contains(&below),
+            "{name} {below}: {said:?}"
+        );
+    }
+}
+
+/// What cargo-deny is told must be what is tested here.
+#[test]
+fn deny_toml_knows_the_same_minimum_versions() {
+    let text = fs::read_to_string(root().join("deny.toml")).expect("deny.toml");
+    for (name, [major, minor, patch], _) in MINIMUM {
+        let rule = format!("crate = \"{name}@<{major}.{minor}.{patch}\"");
+        assert!(text.contains(&rule), "deny.toml lacks: {rule}");
     }
 }
 
@@ -324,6 +344,16 @@ fn list(value: &Value) -> &[Value] {
 
 fn text(value: &Value) -> String {
     value.as_str().expect("a string").to_owned()
+}
+
+/// What is below its minimum version, and why that matters.
+fn too_old(packages: &[(&str, &str)]) -> Vec<String> {
+    let mut said = Vec::new();
+    for (name, minimum, why) in MINIMUM {
+        let old = packages.iter().filter(|(found, number)| *found == name && version(number) < minimum);
+        said.extend(old.map(|(_, number)| format!("{name} {number}: {minimum:?} at least: {why}")));
+    }
+    said
 }
 
 fn version(text: &str) -> [u64; 3] {
