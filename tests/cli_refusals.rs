@@ -611,7 +611,7 @@ fn who_is_not_believed_is_told_why_and_what_to_do() {
         refused(&stranger.run(&["explorer", "--id", "hub-2", "--listen", ":0", "--state-dir", &place]), 78),
         &format!(
             "error: {place}: the directory can't be made: Not a directory (os error 20); the explorer keeps its authority and \
-             what it knows of nodes and users there: let this user use it, or name another place: --state-dir PATH"
+             what it knows of nodes and users there: let this user make it, or name another place: --state-dir PATH"
         ),
     );
 }

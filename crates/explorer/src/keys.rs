@@ -18,6 +18,7 @@ use reachback_wire::rights::PatternError;
 use tokio::{task::spawn_blocking, time::sleep};
 
 use crate::{
+    config::ExplorerConfig,
     limits,
     modes::WebFiles,
     security::{Security, SecurityConfig, SecurityError},
@@ -133,6 +134,22 @@ impl Keys {
             }
         };
         tokio::join!(renewing, following);
+    }
+}
+
+impl ExplorerConfig {
+    /// Reads the certificates that others made as a start would, in the same order and with the same words, and writes
+    /// nothing. Blocks.
+    ///
+    /// # Errors
+    /// The first file that can't be used, and why.
+    pub fn check_files(&self) -> Result<(), KeysError> {
+        if self.is_secured() {
+            let rules = self.security()?;
+            read_web(self.web.as_ref())?;
+            rules.check_files()?;
+        }
+        Ok(())
     }
 }
 

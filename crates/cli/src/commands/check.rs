@@ -74,6 +74,7 @@ fn explorer(
     role.config = role.config.or(file);
     let mut origins = origins("explorer", matches, role.config.as_deref());
     let setup = config::explorer::resolve(role, environment, paths::is_root(), &mut origins)?;
+    setup.config.check_files().map_err(Failure::config)?;
     let listeners = modes::table(&setup.config);
     Ok(("explorer", origins, Some(listeners)))
 }

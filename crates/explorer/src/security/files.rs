@@ -19,16 +19,24 @@ use crate::limits;
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
     /// The system refuses.
-    #[error(
-        "{}: {doing}: {source}; the explorer keeps its authority and what it knows of nodes and users there: let this user \
-         use it, or name another place: --state-dir PATH",
-        path.display()
-    )]
+    #[error("{}: {doing}: {source}", path.display())]
     Io {
         /// Which file or directory.
         path: PathBuf,
         /// What was tried, as in "can't be read".
         doing: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// There is no place for anything.
+    #[error(
+        "{}: the directory can't be made: {source}; the explorer keeps its authority and what it knows of nodes and users \
+         there: let this user make it, or name another place: --state-dir PATH",
+        path.display()
+    )]
+    NoPlace {
+        /// The directory.
+        path: PathBuf,
         /// What the system says.
         source: io::Error,
     },
@@ -65,7 +73,7 @@ pub(crate) fn directory(path: &Path, private: bool) -> Result<(), FileError> {
         .recursive(true)
         .mode(0o700)
         .create(path)
-        .map_err(FileError::io(path, "the directory can't be made"))?;
+        .map_err(|source| FileError::NoPlace { path: path.to_owned(), source })?;
     let found = fs::metadata(path).map_err(FileError::io(path, "can't be looked at"))?;
     let mode = found.permissions().mode() & 0o7777;
     if private {

@@ -98,6 +98,22 @@ impl Security {
     }
 }
 
+impl SecurityConfig {
+    /// Reads the files that others made as a start would, and writes nothing. Blocks.
+    ///
+    /// # Errors
+    /// The first that can't be used, in the words of a start.
+    pub fn check_files(&self) -> Result<(), SecurityError> {
+        let foreign = self.foreign()?;
+        self.files.cert_path.as_ref().map_or(Ok(()), |path| brought(self, path, &foreign).map(drop))
+    }
+
+    /// The authorities that others made.
+    fn foreign(&self) -> Result<Vec<CertificateDer<'static>>, SecurityError> {
+        self.files.ca_cert_path.as_deref().map_or(Ok(Vec::new()), certificates)
+    }
+}
+
 impl Keys {
     pub(super) fn assemble(
         config: &SecurityConfig,
@@ -106,10 +122,7 @@ impl Keys {
     ) -> Result<Self, SecurityError> {
         let now_ms = config.clock.now_ms();
         let authority_pin = authority.pin()?;
-        let foreign = match &config.files.ca_cert_path {
-            Some(path) => certificates(path)?,
-            None => Vec::new(),
-        };
+        let foreign = config.foreign()?;
         let material = match &config.files.cert_path {
             Some(path) => brought(config, path, &foreign)?,
             None => {
