@@ -5,7 +5,7 @@
 //! `sh background` is started and stays up until the page ends; `toml file=NAME` is written to a file; `text` after
 //! either is what it printed, where `…` stands for anything and blanks for any number of blanks (`text any-order`: its
 //! lines come as they come). `sh by-hand` is not run, and this test knows the few that are allowed to be. Only ports
-//! are changed, to free ones.
+//! are changed, to free ones, and `rb1_…` is the join string that was printed last, as somebody would paste it.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
 
@@ -22,7 +22,7 @@ use std::{
 };
 
 use cli_support::{SOON, finished};
-use pages::{Block, Expected, blocks, matches};
+use pages::{Block, Expected, blocks, join_string, matches};
 use reachback_testkit::{
     eventually,
     process::{Process, Stream},
@@ -39,16 +39,16 @@ fn setup_runs_as_written() {
     follow("docs/setup.md", &["socat", "curl"], 19);
 }
 
-/// Blocks that a test can't run: they build, test or install this very tree, need a terminal's other side, or open a
-/// port to other machines.
+/// Blocks that a test can't run: they build, test or install this very tree, need a terminal's other side, or another
+/// machine (tests/operations.rs and tests/lab_secure.rs have some).
 const BY_HAND: [&str; 7] = [
     "cargo run",
     "scripts/test",
     "cargo build",
-    "export PATH",
-    "ssh -N",
+    "hub.example.com",
+    "reachback node --join rb1_… --id edge-7 --service ssh=22",
     "reachback ssh",
-    "--insecure-plaintext",
+    "sudo install",
 ];
 
 fn follow(page: &str, programs: &[&str], at_least: usize) {
@@ -165,6 +165,8 @@ struct Guide {
     path: String,
     libraries: Option<std::ffi::OsString>,
     ports: Ports,
+    /// What stands for `rb1_…`.
+    pasted: String,
     running: Vec<Process>,
 }
 
@@ -185,16 +187,18 @@ impl Guide {
             path: places.join(":"),
             libraries,
             ports: Ports::default(),
+            pasted: String::new(),
             running: Vec::new(),
         }
     }
 
     fn shell(&mut self, script: &str) -> Command {
-        let script = self.ports.replaced(script);
+        let script = self.ports.replaced(script).replace("rb1_…", &self.pasted);
         let mut command = Command::new("sh");
         command.args(["-euc", &script]).current_dir(self.home.path(""));
         command.env_clear().env("PATH", &self.path).env("HOME", self.home.path(""));
         command.env("RUNTIME_DIRECTORY", self.home.path("run"));
+        command.env("STATE_DIRECTORY", self.home.path("state"));
         if let Some(libraries) = &self.libraries {
             command.env("LD_LIBRARY_PATH", libraries);
         }
@@ -239,15 +243,18 @@ impl Guide {
             let finished = finished(&mut process);
             let output = format!("{}{}", finished.stdout, finished.stderr);
             match finished.status.code() == Some(exit) {
-                true => expected.compare(&output),
+                true => expected.compare(&output).map(|()| output),
                 false => Err(format!("{}: {output}", finished.status)),
             }
         };
         // A stream waits for a node that is arriving. A table and a published port show the moment, and a test is fast
         // enough to look before a node's first heartbeat is back.
-        match script.contains("reachback connect") {
+        let output = match script.contains("reachback connect") {
             true => once().unwrap_or_else(|why| panic!("{place}: {why}")),
             false => eventually(SOON, place, &mut once),
+        };
+        if let Some(printed) = join_string(&output) {
+            printed.clone_into(&mut self.pasted);
         }
     }
 }

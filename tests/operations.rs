@@ -17,7 +17,7 @@ use reachback_testkit::eventually;
 
 use self::{
     operations_support::{MACHINES, SOON, World},
-    pages::{Block, Expected, blocks},
+    pages::{Block, Expected, blocks, join_string},
 };
 
 #[test]
@@ -87,10 +87,7 @@ impl Reader {
             true => eventually(SOON, place, once),
             false => once().unwrap_or_else(|why| panic!("{place}, on {machine}: {why}")),
         };
-        let join = |word: &&str| word.starts_with("rb1_");
-        if let Some(printed) =
-            output.split(|c: char| !(c.is_ascii_alphanumeric() || "_-".contains(c))).find(join)
-        {
+        if let Some(printed) = join_string(&output) {
             printed.clone_into(&mut self.pasted);
         }
     }

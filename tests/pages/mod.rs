@@ -105,3 +105,9 @@ pub(crate) fn matches(line: &str, shown: &str) -> bool {
         Some(part) => rest.is_empty() || line.ends_with(part),
     }
 }
+
+/// The join string in what a command printed: what somebody pastes where a page says `rb1_…`.
+pub(crate) fn join_string(output: &str) -> Option<&str> {
+    let mut words = output.split(|c: char| !(c.is_ascii_alphanumeric() || "_-".contains(c)));
+    words.find(|word| word.starts_with("rb1_"))
+}
