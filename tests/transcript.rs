@@ -17,7 +17,7 @@ use std::{
 };
 
 use cli_support::{Home, SOON, services};
-use reachback_testkit::eventually;
+use reachback_testkit::{eventually, process::Process};
 use rustix::{
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
@@ -292,6 +292,48 @@ fn a_watch_counts_on_while_nothing_happens() {
     terminal.until(&format!("online  {} s ", then + 2));
     terminal.interrupt();
     assert!(terminal.ended().0.success());
+}
+
+/// A line for a node is a secret: whoever looks at the terminal gets one, whatever is kept in a log does not.
+#[test]
+fn a_line_for_a_node_is_for_eyes_only() {
+    let home = Home::new();
+    let typed = |listen: &str, more: &[&str]| -> Vec<String> {
+        let typed = ["explorer", "--id", "hub-1", "--mode", "strict", "--listen", listen];
+        typed.iter().chain(more).map(|word| (*word).to_owned()).collect()
+    };
+    let mut terminal = Terminal::start(&home, "", &typed(":0", &[]));
+    terminal.until("(valid 15 min, one node)");
+    terminal.until("is a guess");
+    let text = terminal.text.clone();
+    let line = text.lines().find(|line| line.starts_with("join       reachback node --join rb1_")).unwrap();
+    terminal.interrupt();
+    assert!(terminal.ended().0.success());
+
+    // It is one that works.
+    let mut terminal = Terminal::start(&home, "", &typed("127.0.0.1:0", &["--heartbeat", "500ms"]));
+    terminal.until("(valid 15 min, one node)");
+    let said = terminal.text.clone();
+    assert!(!said.contains("a guess") && !said.contains("made just now"), "{said}");
+    assert!(!said.contains(line), "each start has a line of its own");
+    let line = said.lines().find_map(|line| line.strip_prefix("join       reachback node --join ")).unwrap();
+    let edge = Home::new();
+    let join = line.split_whitespace().next().unwrap();
+    let node = edge.start(&["node", "--join", join, "--id", "edge-7", "--service", "web=1"]);
+    node.wait_for_line("edge-7 online at hub-1", SOON).unwrap();
+    let mut second = edge.command(&["node", "--join", join, "--id", "edge-8", "--service", "web=1"]);
+    second.env("STATE_DIRECTORY", edge.path("second")).env("REACHBACK_CONTROL_SOCKET", "off");
+    let second = Process::spawn("a second node", &mut second).unwrap();
+    second.wait_for_line("edge-8 offline", SOON).unwrap();
+    drop((node, second));
+    terminal.interrupt();
+    assert!(terminal.ended().0.success());
+
+    let mut piped = home.start(&["explorer", "--id", "hub-1", "--mode", "strict", "--listen", "127.0.0.1:0"]);
+    piped.wait_for_line("join       reachback token create --role register --node NAME", SOON).unwrap();
+    piped.signal(reachback_testkit::process::Signal::Terminate).unwrap();
+    let end = cli_support::finished(&mut piped);
+    assert!(!end.stdout.contains("rb1_") && !end.stderr.contains("rb1_"), "{} {}", end.stdout, end.stderr);
 }
 
 /// A command on a pseudo-terminal of its own.
