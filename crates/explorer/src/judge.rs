@@ -45,6 +45,7 @@ impl Judge {
 
     /// Through the Unix socket.
     fn local(&self, role: Role, id: NodeId, uid: Option<u32>) -> Result<Principal, Refusal> {
+        self.may_be_believed(role, &id)?;
         let owner = uid.is_some_and(|uid| uid == 0 || Some(uid) == self.own_uid);
         let mut who = Principal::believed(role, id);
         if owner {
@@ -63,8 +64,17 @@ impl Judge {
         Ok(who)
     }
 
+    /// An id that a key has is not given to somebody without it, wherever he comes in.
+    fn may_be_believed(&self, role: Role, id: &NodeId) -> Result<(), Refusal> {
+        match &self.security {
+            Some(security) if role == Role::Node => security.may_be_believed(id),
+            _ => Ok(()),
+        }
+    }
+
     /// Without encryption: whoever it says it is, if it knows the secret.
     fn believed(&self, hello: &Hello) -> Result<Verdict, Refusal> {
+        self.may_be_believed(hello.role, &hello.id)?;
         let who = Principal::believed(hello.role, hello.id.clone());
         match (&hello.credential, &self.secret) {
             (Some(Credential::Join { .. } | Credential::Renew { .. }), _) => Err(no_certificates_here()),
@@ -101,6 +111,7 @@ impl Judge {
             )),
             Some(Credential::Secret { .. }) => match &self.secret {
                 Some(secret) => {
+                    self.may_be_believed(role, &id)?;
                     let then = Principal::believed(role, id);
                     Ok(Verdict::Prove { secret: secret.clone(), then })
                 }
@@ -254,4 +265,85 @@ fn no_secret_here() -> Refusal {
 /// A listener with TLS always comes with what judges its peers.
 fn unsure() -> Refusal {
     Refusal::new(Code::Internal, "this explorer can't judge who you are; see its log")
+}
+
+#[cfg(test)]
+mod tests {
+    use reachback_wire::{Generation, Instance, Nonce, ProtocolRange};
+
+    use super::*;
+    use crate::{modes::Mode, security::SecurityConfig};
+
+    fn config() -> ExplorerConfig {
+        ExplorerConfig::new("hub-1".parse().unwrap())
+    }
+
+    fn hello(role: Role) -> Hello {
+        Hello {
+            role,
+            id: "edge-7".parse().unwrap(),
+            generation: Generation { instance: Instance([1; 16]), slot: 0, seq: 1 },
+            protocol: ProtocolRange::SUPPORTED,
+            agent: String::new(),
+            nonce: Nonce([2; 32]),
+            features: Vec::new(),
+            credential: None,
+            resume: None,
+        }
+    }
+
+    fn through_the_socket(uid: Option<u32>) -> Visit {
+        Visit { peer: PeerAddress::Unix { uid, pid: None }, mode: Mode::Development, tls: None }
+    }
+
+    /// Whether it is let in, and as an admin.
+    fn admitted(judge: &Judge, role: Role, uid: Option<u32>) -> Option<bool> {
+        match judge.admit(&hello(role), &through_the_socket(uid)) {
+            Ok(Verdict::Admit(who)) => Some(who.admin),
+            Ok(other) => panic!("{other:?}"),
+            Err(refusal) => {
+                assert_eq!(refusal.code, Code::Denied, "{refusal}");
+                None
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn on_the_unix_socket_the_kernel_says_who_is_an_admin() {
+        let state = tempfile::tempdir().unwrap();
+        let security = Security::open(state.path(), SecurityConfig::new("hub-1".parse().unwrap())).unwrap();
+        let (mut alone, mut secured) =
+            (Judge::new(&config(), None), Judge::new(&config(), Some(Arc::new(security))));
+        for judge in [&mut alone, &mut secured] {
+            judge.own_uid = Some(1000);
+        }
+        for (uid, admin, node_beside_tls) in [
+            (Some(1000), true, true),
+            (Some(0), true, true),
+            (Some(1001), false, false),
+            (None, false, false),
+        ] {
+            for judge in [&alone, &secured] {
+                assert_eq!(admitted(judge, Role::Client, uid), Some(admin), "{uid:?}");
+                let plain = judge.admit_plain(&through_the_socket(uid), None).unwrap();
+                assert_eq!(plain.admin, admin, "{uid:?}");
+            }
+            // Without TLS anywhere nodes are believed here as they are elsewhere.
+            assert_eq!(admitted(&alone, Role::Node, uid).is_some(), true, "{uid:?}");
+            assert_eq!(admitted(&secured, Role::Node, uid).is_some(), node_beside_tls, "{uid:?}");
+        }
+        secured.own_uid = None;
+        assert_eq!(
+            admitted(&secured, Role::Client, Some(1000)),
+            Some(false),
+            "who this process is, is not known"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_explorer_is_nobody_in_this_version() {
+        let judge = Judge::new(&config(), None);
+        let refusal = judge.admit(&hello(Role::Explorer), &through_the_socket(Some(0))).unwrap_err();
+        assert_eq!(refusal.code, Code::Denied);
+    }
 }

@@ -6,8 +6,14 @@ mod support;
 
 use std::{fs, sync::Arc, time::Duration};
 
-use reachback_explorer::{Explorer, ListenerConfig, Mode, WebFiles, security::TokenRole};
-use reachback_link::{DialError, DialSecurity, RealNet, dial, tls::Identity};
+use reachback_explorer::{
+    Explorer, ListenerConfig, Mode, SocketConfig, WebFiles,
+    security::{Actor, TokenRequest, TokenRole},
+};
+use reachback_link::{
+    DialError, DialSecurity, RealNet, dial,
+    tls::{DialTls, Identity, KeyAndCsr, ServerTrust, TrustClock},
+};
 use reachback_testkit::certificates::{Authority, HOUR, Leaf};
 use reachback_wire::{
     Code, ControlMessage, Credential, Frame, FrameDecoder, FrameType, Hello, Hex, Refusal, Role, Secret,
@@ -386,6 +392,61 @@ async fn an_id_is_its_first_keys_until_it_is_released() {
     let second = secure.join(Role::Node, "edge-7", &token).await.unwrap();
     secure.session(&second, 2).await.unwrap();
     assert_ne!(outcome(secure.session(&first, 1).await), Ok(()), "the old key is nobody");
+}
+
+/// A listener that believes everybody must not make the key of a node worth nothing.
+#[tokio::test]
+async fn what_a_key_has_is_not_given_to_those_who_are_only_believed() {
+    let state = tempfile::tempdir().unwrap();
+    let socket = state.path().join("run/x.sock");
+    let mut config = config();
+    config.mode = Some(Mode::Strict);
+    config.state_dir = Some(state.path().join("explorer"));
+    config.secret = Some(Arc::new(Secret::new("hunter2")));
+    let listener =
+        |mode| ListenerConfig { mode: Some(mode), ..ListenerConfig::new("127.0.0.1:0".parse().unwrap()) };
+    config.listeners = vec![listener(Mode::Permissive), listener(Mode::Development)];
+    config.socket = Some(SocketConfig::new(&socket));
+    let explorer = Explorer::start(config, Arc::new(RealNet)).await.unwrap();
+    let security = explorer.security().unwrap();
+    let register = TokenRequest {
+        role: TokenRole::Register,
+        name: None,
+        node: Some("edge-*".parse().unwrap()),
+        allow: Default::default(),
+        ttl: Duration::from_secs(900),
+        uses: None,
+        ephemeral: false,
+    };
+    let token = security.create_token(&register, &Actor::new("a test", "here")).unwrap().token;
+    let key = KeyAndCsr::generate("edge-7").unwrap();
+    security.enrol(&token, key.csr(), Role::Node, &"edge-7".parse().unwrap(), "here").unwrap();
+
+    let trust = ServerTrust { pins: vec![security.material().pin], roots: Vec::new() };
+    let tls = DialTls::new(&trust, None, TrustClock::system()).unwrap();
+    let tls = DialSecurity::Tls(Arc::new(tls));
+    let listen = &explorer.addresses().listen;
+    let ways = [
+        (listen[1].to_string(), &tls),
+        (listen[2].to_string(), &DialSecurity::Plain),
+        (socket.display().to_string(), &DialSecurity::Plain),
+    ];
+    for (to, way) in ways {
+        for (id, expected) in [("edge-7", Some(Code::IdTaken)), ("edge-8", None)] {
+            let mut hello = hello_of(Role::Node, id);
+            hello.credential = Some(Credential::Secret { key: Some(Secret::new("hunter2")) });
+            if to.starts_with('/') {
+                hello.credential = None;
+            }
+            match (dial(&RealNet, &to.parse().unwrap(), &hello, way).await, expected) {
+                (Ok(_), None) => {}
+                (Err(DialError::Denied(refusal)), Some(code)) => assert_eq!(refusal.code, code, "{to}"),
+                (Ok(_), Some(_)) => panic!("{to}: {id} is let in"),
+                (Err(other), _) => panic!("{to}: {id}: {other}"),
+            }
+        }
+    }
+    explorer.shutdown().await;
 }
 
 #[tokio::test]

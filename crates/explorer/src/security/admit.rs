@@ -12,7 +12,7 @@ use reachback_wire::{Code, NodeId, Refusal, Role, Secret, rights::Rights, text::
 use super::{
     Security,
     names::Subject,
-    refusals::{bound_elsewhere, foreign_user, revoked_identity, unknown_key, usable_token},
+    refusals::{bound_elsewhere, foreign_user, revoked_identity, revoked_node, unknown_key, usable_token},
     store::{Key, Kind, Revoked, State},
     tokens::{Claims, TokenRole},
 };
@@ -137,6 +137,15 @@ impl Security {
                 expires_unix_ms: Some(claims.exp.saturating_mul(1000)),
             })
         })
+    }
+
+    /// Whether a node may be believed under this id where nothing has to be shown: not if a key has the id, which would be
+    /// worth nothing then, nor if it was revoked. Never blocks.
+    ///
+    /// # Errors
+    /// The refusal for the dialer.
+    pub fn may_be_believed(&self, id: &NodeId) -> Result<(), Refusal> {
+        self.store.read(|state| free(state, id))
     }
 
     /// Whether somebody who was admitted still is: ask again after every change of [`Security::subscribe_revocations`], and
@@ -322,10 +331,13 @@ fn bearer_node(state: &State, claims: &Claims, id: &NodeId) -> Result<(), Refusa
             ),
         ));
     }
+    free(state, id)
+}
+
+/// Whether nobody's key has this id, and nobody has barred it.
+fn free(state: &State, id: &NodeId) -> Result<(), Refusal> {
     if let Some(at_ms) = state.revoked(&Revoked::Node(id.clone())) {
-        let text =
-            format!("node {id} was revoked at {}; to let it in again: reachback release {id}", utc(at_ms));
-        return Err(Refusal::new(Code::Revoked, text));
+        return Err(revoked_node(id, at_ms));
     }
     if state.nodes.contains_key(id) {
         return Err(unknown_key(state, Kind::Node, id));
