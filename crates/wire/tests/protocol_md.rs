@@ -14,6 +14,7 @@ use reachback_wire::{
     RecordDecoder, RecordKind, Refusal, Renew, Renewed, Replaced, Retry, Role, Secret, ServiceHealth,
     ServiceInfo, Services, SessionId, SessionLimits, Stage, Welcome,
     frame::{HEADER_LEN, encode},
+    join::{JoinString, Pin},
     limits,
     record::{encode_compressed, encode_end, encode_head, encode_reset, record_header},
 };
@@ -71,6 +72,17 @@ fn the_first_substream_is_shown_in_its_mux_frame() {
     // Version 0, type 0 (data), flags 1 (SYN), stream 1.
     let bytes = [&[0, 0, 0, 1, 0, 0, 0, 1][..], &length, &open].concat();
     assert_hex(&Page::read(), "mux-control", &bytes, 12);
+}
+
+#[test]
+fn the_join_string_is_shown_as_it_is_made() {
+    let page = Page::read();
+    let shown = page.blocks.iter().find(|block| block.1 == "join-string").expect("it is there");
+    let pin = Pin(std::array::from_fn(|index| u8::try_from(index).unwrap()));
+    let token = Secret::new("header.claims.signature");
+    let join = JoinString::new(vec!["hub.example.com:9002".to_owned()], pin, token).unwrap();
+    assert_eq!(shown.2.trim(), join.expose().expose());
+    assert_eq!(shown.2.parse(), Ok(join));
 }
 
 #[test]
