@@ -5,6 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use parking_lot::RwLock;
 use reachback_link::{
     Address, DialError, DialSecurity, Established, Net,
     tls::{self, DialTls, ServerTrust, TlsError, TrustClock},
@@ -19,7 +20,7 @@ use crate::{
 
 /// A way in. Clones are the same one.
 #[derive(Clone, Default)]
-pub struct Access(Way);
+pub struct Access(Arc<RwLock<Way>>);
 
 #[derive(Clone, Default)]
 enum Way {
@@ -110,20 +111,26 @@ impl Access {
 
     /// With a certificate that was got by enrolling, or is to be.
     pub fn member(membership: Membership) -> Self {
-        Self(Way::Member(membership))
+        Self::by(Way::Member(membership))
     }
 
     /// The membership, if that is the way in.
-    pub fn membership(&self) -> Option<&Membership> {
-        match &self.0 {
+    pub fn membership(&self) -> Option<Membership> {
+        match self.way() {
             Way::Member(membership) => Some(membership),
             Way::Plain | Way::Fixed(_) => None,
         }
     }
 
+    /// From the next dial on this way in is as `other` is now: its files have been read again. Who is in stays in.
+    pub fn replace(&self, other: &Self) {
+        let way = other.way();
+        *self.0.write() = way;
+    }
+
     /// What time it is for this way in: what is believed of certificates, and the best there is for dates.
     pub fn clock(&self) -> TrustClock {
-        match &self.0 {
+        match self.way() {
             Way::Plain => TrustClock::system(),
             Way::Fixed(fixed) => fixed.clock.clone(),
             Way::Member(membership) => membership.clock().clone(),
@@ -133,13 +140,13 @@ impl Access {
     /// Dials once and comes in; enrols before it where that is needed.
     pub(crate) async fn come_in(&self, attempt: Attempt<'_>) -> Result<Established, ComeInError> {
         let Attempt { net, to, identity, slot, seq, .. } = attempt;
-        let (security, credential) = match &self.0 {
+        let (security, credential) = match self.way() {
             Way::Plain => (DialSecurity::Plain, None),
             Way::Fixed(fixed) => (fixed.security.clone(), fixed.credential.clone()),
             Way::Member(membership) => {
                 let mut papers = membership.papers().await?;
                 if papers.step != Step::Session {
-                    enrol(membership, papers, &attempt).await?;
+                    enrol(&membership, papers, &attempt).await?;
                     papers = membership.session_papers()?;
                 }
                 (papers.security, papers.credential)
@@ -159,7 +166,7 @@ impl Access {
                 Ok(established)
             }
             Err(error) => {
-                if let Way::Member(membership) = &self.0 {
+                if let Way::Member(membership) = self.way() {
                     membership.failed(Step::Session, &error);
                 }
                 Err(error.into())
@@ -169,14 +176,14 @@ impl Access {
 
     /// What a refusal means here, with what to do about it.
     pub(crate) fn explain(&self, code: Code, message: String) -> String {
-        match &self.0 {
+        match self.way() {
             Way::Member(membership) => membership.explain(code, &message),
             Way::Plain | Way::Fixed(_) => message,
         }
     }
 
     async fn welcomed(&self, welcome: &Welcome) {
-        match &self.0 {
+        match self.way() {
             Way::Plain => {}
             Way::Fixed(fixed) => fixed.clock.note(welcome.time_unix_ms),
             Way::Member(membership) => membership.welcomed(welcome).await,
@@ -193,13 +200,21 @@ impl Access {
             Some(trust) => DialSecurity::Tls(Arc::new(DialTls::new(trust, identity, clock.clone())?)),
             None => DialSecurity::Plain,
         };
-        Ok(Self(Way::Fixed(Arc::new(Fixed { security, credential, clock }))))
+        Ok(Self::by(Way::Fixed(Arc::new(Fixed { security, credential, clock }))))
+    }
+
+    fn by(way: Way) -> Self {
+        Self(Arc::new(RwLock::new(way)))
+    }
+
+    fn way(&self) -> Way {
+        self.0.read().clone()
     }
 }
 
 impl std::fmt::Debug for Access {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match &self.0 {
+        f.write_str(match self.way() {
             Way::Plain => "Access(plain)",
             Way::Fixed(_) => "Access(..)",
             Way::Member(_) => "Access(member)",

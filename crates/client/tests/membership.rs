@@ -450,8 +450,13 @@ async fn a_token_is_shown_to_whom_it_may_be_and_a_secret_to_nobody() {
     assert!(shown(&hub.greeted().await.hello.credential));
     line.shutdown().await;
 
-    options.access = Access::secret(Secret::new("hunter2"), None).unwrap();
-    let line = Reconnecting::start(Arc::new(RealNet), plain.address(), options);
+    options.access = Access::plain();
+    // Its file has been read again: the next dial shows the new one.
+    let line = Reconnecting::start(Arc::new(RealNet), plain.address(), options.clone());
+    let old = plain.greeted().await;
+    assert!(old.hello.credential.is_none());
+    options.access.replace(&Access::secret(Secret::new("hunter2"), None).unwrap());
+    drop(old);
     let admission = plain.greeted().await;
     assert_eq!(admission.hello.credential, Some(Credential::Secret { key: None }));
     within("the proof", admission.challenge(&Secret::new("hunter2"))).await.unwrap();

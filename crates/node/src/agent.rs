@@ -62,7 +62,7 @@ impl Tenant for Agent {
             let (answers, answered) = mpsc::channel(1);
             let renewing = async {
                 if let Some(membership) = self.access.membership() {
-                    keep_renewed(membership, &session, &welcome, since, answered).await;
+                    keep_renewed(&membership, &session, &welcome, since, answered).await;
                 }
             };
             let over = session.ended();

@@ -119,14 +119,14 @@ impl Grants {
         Ok(Self { granted: watch::Sender::new(Arc::new(granted)), state })
     }
 
-    /// The grant under which this caller may use this service now, the one that lasts longest.
+    /// A grant under which this caller may use this service now.
     pub(crate) fn find(&self, service: &ServiceName, caller: &Caller) -> Option<Arc<Grant>> {
         let now = Instant::now();
         let granted = self.granted.borrow();
-        let meant = granted
-            .iter()
-            .filter(|((name, to), grant)| name == service && to.matches(caller) && grant.until > now);
-        meant.map(|(_, grant)| grant).max_by_key(|grant| grant.until).cloned()
+        let mut all = granted.iter();
+        let meant =
+            all.find(|((name, to), grant)| name == service && to.matches(caller) && grant.until > now);
+        meant.map(|(_, grant)| grant.clone())
     }
 
     /// Lets callers in for so long, or for so long instead.

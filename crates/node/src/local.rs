@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use reachback_client::{Access, LineState, Membership};
+use reachback_client::{Access, LineState};
 use reachback_link::Pulse;
 use reachback_wire::{CallerPattern, Code, HealthState, NodeId, ServiceName, text::sanitize};
 use serde::{Deserialize, Serialize};
@@ -189,7 +189,10 @@ impl Local {
             lines: self.lines.borrow().iter().map(LineView::of).collect(),
             services: listed.values().map(|declared| self.service(&declared.service)).collect(),
             grants: self.grants(),
-            certificate_until_unix_ms: self.access.membership().and_then(Membership::not_after_unix_ms),
+            certificate_until_unix_ms: self
+                .access
+                .membership()
+                .and_then(|membership| membership.not_after_unix_ms()),
         }
     }
 

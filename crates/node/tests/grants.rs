@@ -207,6 +207,11 @@ async fn taking_a_grant_back_ends_every_kind_of_visit() {
     let waits = Service::handler("waits", |mut visit: Visit| async move {
         visit.read_to_end(&mut Vec::new()).await.map(drop)
     });
+    // Neither reads nor writes, and is told all the same.
+    let idles = Service::handler("idles", |visit: Visit| async move {
+        let _kept = visit;
+        std::future::pending().await
+    });
     let moves = Service::handler("moves", move |visit: Visit| {
         let kept = visits.send(visit).is_ok();
         async move { if kept { Ok(()) } else { Err(std::io::ErrorKind::BrokenPipe.into()) } }
@@ -219,12 +224,12 @@ async fn taking_a_grant_back_ends_every_kind_of_visit() {
         let mut visit = moved.recv().await.unwrap();
         visit.read_to_end(&mut Vec::new()).await.unwrap_err().kind()
     });
-    let world = world([waits.unwrap(), moves.unwrap(), calls.unwrap()]).await;
-    for service in ["waits", "moves", "calls"] {
+    let world = world([waits.unwrap(), idles.unwrap(), moves.unwrap(), calls.unwrap()]).await;
+    for service in ["waits", "idles", "moves", "calls"] {
         world.grant(service, "user:*", Duration::from_secs(3600)).await;
     }
     let mut substreams = Vec::new();
-    for service in ["waits", "moves"] {
+    for service in ["waits", "idles", "moves"] {
         substreams.push(open(&world.peer, by(stream(&format!("edge-7/{service}")), ann())).await);
     }
     let target = "edge-7/calls".parse().unwrap();
@@ -235,7 +240,7 @@ async fn taking_a_grant_back_ends_every_kind_of_visit() {
     call.send(RecordKind::Data, br#"{"jsonrpc":"2.0","id":1,"method":"x"}"#).await.unwrap();
     call.finish(None).await.unwrap();
 
-    for service in ["waits", "moves", "calls"] {
+    for service in ["waits", "idles", "moves", "calls"] {
         let answer = world.ask("node.revoke_grant", json!({"service": service, "to": "user:*"})).await;
         assert_eq!(answer["result"]["service"], service, "{answer}");
     }
