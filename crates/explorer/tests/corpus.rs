@@ -26,6 +26,11 @@ fn tokens() {
 }
 
 #[test]
+fn certificates_and_requests() {
+    replay("certificate", checks::explorer::certificate::check, 20, &["fine", "bad_frame"]);
+}
+
+#[test]
 fn strangers_at_the_door() {
     let wanted = ["fine", "incomplete", "bad_frame", "handshake_failed", "plaintext_rejected"];
     replay("door", checks::explorer::door::check, 20, &wanted);

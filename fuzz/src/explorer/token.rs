@@ -22,16 +22,16 @@ const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz
 const LEEWAY_S: f64 = 120.0;
 
 /// An explorer's keys and database, and tokens of it.
-struct Bureau {
-    security: Security,
+pub(super) struct Bureau {
+    pub(super) security: Security,
     /// One of each role.
-    tokens: [String; 3],
+    pub(super) tokens: [String; 3],
     key: Ed25519KeyPair,
     /// The header that a token of this explorer has.
     header: String,
 }
 
-static BUREAU: LazyLock<Bureau> = LazyLock::new(Bureau::open);
+pub(super) static BUREAU: LazyLock<Bureau> = LazyLock::new(Bureau::open);
 
 /// The first byte chooses how much of the token is the input: all of it, the claims or the header of one that is rightly
 /// signed, or a letter of a good one; and in which role it is shown.
