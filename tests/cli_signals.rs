@@ -78,6 +78,36 @@ fn at_sighup_a_node_dials_at_once_what_it_waits_for() {
 }
 
 #[test]
+fn at_sighup_a_node_reads_again_what_it_shows() {
+    let home = Home::new();
+    // Both know the secret, and then both are given another one.
+    let secret = home.path("secret");
+    fs::write(&secret, "the first shared secret of this lab").unwrap();
+    let file = secret.to_str().unwrap();
+    let (mut explorer, address) = home.explorer(&["--secret-file", file]);
+    let port = address.rsplit(':').next().unwrap();
+    let arguments =
+        ["node", "--explorer", &address, "--id", "edge-7", "--service", "ssh=22", "--secret-file", file];
+    let mut node = home.start(&arguments);
+    node.wait_for_line("edge-7 online", SOON).unwrap();
+    explorer.signal(Signal::Terminate).unwrap();
+    explorer.wait(SOON).unwrap();
+
+    fs::remove_file(&secret).unwrap();
+    node.signal(Signal::HangUp).unwrap();
+    node.wait_for_line("what this node showed before stays in use", SOON).unwrap();
+    fs::write(&secret, "another shared secret of this lab").unwrap();
+    let listen = format!("127.0.0.1:{port}");
+    let again = home.start(&["explorer", "--listen", &listen, "--secret-file", file]);
+    again.wait_for_line("listening", SOON).unwrap();
+    node.wait_for_line("does not know the shared secret", SOON).unwrap();
+    let mark = node.mark();
+    node.signal(Signal::HangUp).unwrap();
+    node.wait_for_line_after(mark, "what this node shows was read again", SOON).unwrap();
+    node.wait_for_line_after(mark, "edge-7 online", SOON).unwrap();
+}
+
+#[test]
 fn at_sighup_what_serves_others_stays() {
     let home = Home::new();
     let (mut explorer, address) = home.explorer(&[]);

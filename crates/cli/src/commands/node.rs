@@ -14,6 +14,7 @@ use crate::{
     },
     config::{
         self,
+        joining::CredentialFiles,
         node::{Control, NodeSetup},
         origin::Origins,
         transport,
@@ -27,7 +28,7 @@ use crate::{
     time,
 };
 
-/// Runs until SIGINT or SIGTERM, dials at once at SIGHUP; says goodbye to every explorer.
+/// Runs until SIGINT or SIGTERM, reads what it shows again and dials at once at SIGHUP; says goodbye to every explorer.
 pub(crate) async fn run(
     arguments: NodeArguments,
     environment: &Environment,
@@ -35,7 +36,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut signals = Signals::catch()?;
     let mut origins = Origins::default();
-    let NodeSetup { config, membership, connect_timeout, forward, control } =
+    let NodeSetup { config, membership, files, connect_timeout, forward, control } =
         config::node::resolve(arguments, environment, paths::is_root(), &mut origins)?;
     let kept = membership.as_ref().and_then(Membership::warning);
     for warning in origins.warnings().iter().cloned().chain(kept) {
@@ -45,6 +46,7 @@ pub(crate) async fn run(
     if config.services().is_empty() {
         output.warning("this node offers no service, so nothing can reach it; add one: --service ssh=22");
     }
+    let access = config.access.clone();
     let mut node = Node::start(config, transport::net(connect_timeout))
         .map_err(|error| Failure::new(Exit::Failed, error))?;
     if let Some(socket) = control_socket(control, output).await? {
@@ -69,6 +71,16 @@ pub(crate) async fn run(
                 Asked::End(_) => break Ok(()),
                 Asked::Hangup => {
                     output.status(AT_SIGHUP);
+                    match files.as_ref().map(CredentialFiles::read_again) {
+                        None | Some(Ok(None)) => {}
+                        Some(Ok(Some(new))) => {
+                            access.replace(&new);
+                            output.status("SIGHUP: what this node shows was read again; the next dial shows it");
+                        }
+                        Some(Err(failure)) => output.warning(format_args!(
+                            "SIGHUP: {failure}; what this node showed before stays in use"
+                        )),
+                    }
                     node.dial_now();
                 }
             },

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The files that were named.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Shown {
     pub(crate) token: Option<PathBuf>,
     pub(crate) secret: Option<PathBuf>,
@@ -40,6 +40,12 @@ impl Shown {
     /// Whether any was named.
     pub(crate) fn is_anything(&self) -> bool {
         self.token.is_some() || self.secret.is_some() || self.own.is_some() || self.ca.is_some()
+    }
+
+    /// Whether the files can be read a second time.
+    pub(crate) fn can_be_read_again(&self) -> bool {
+        let stdin = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
+        !stdin(&self.token) && !stdin(&self.secret)
     }
 
     /// The flags with which another process shows the same.

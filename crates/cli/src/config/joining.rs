@@ -77,6 +77,24 @@ pub(super) struct WayIn {
     pub(super) access: Access,
     pub(super) explorers: Vec<Address>,
     pub(super) membership: Option<Membership>,
+    pub(super) files: Option<CredentialFiles>,
+}
+
+/// Files that say how a node comes in, for when they have changed.
+#[derive(Debug)]
+pub(crate) struct CredentialFiles {
+    shown: Shown,
+    to: Vec<Dialled>,
+}
+
+impl CredentialFiles {
+    /// The way in that they make now.
+    ///
+    /// # Errors
+    /// As at the start.
+    pub(crate) fn read_again(&self) -> Result<Option<Access>, Failure> {
+        self.shown.clone().access(&self.to)
+    }
 }
 
 pub(super) fn way_in(
@@ -96,8 +114,10 @@ pub(super) fn way_in(
             ));
         }
         let to = if named.is_empty() { vec![Address::Unix(local()?).into()] } else { named };
-        let access = shown.access(&to)?.unwrap_or_else(Access::plain);
-        return Ok(WayIn { access, explorers: addresses(&to), membership: None });
+        let access = shown.clone().access(&to)?.unwrap_or_else(Access::plain);
+        let explorers = addresses(&to);
+        let files = shown.can_be_read_again().then_some(CredentialFiles { shown, to });
+        return Ok(WayIn { access, explorers, membership: None, files });
     }
     // Whoever may use a socket is known by the kernel.
     let only_sockets = !named.is_empty() && named.iter().all(|to| matches!(to.address, Address::Unix(_)));
@@ -122,7 +142,7 @@ pub(super) fn way_in(
                 false => addresses(&named),
             };
             let access = Access::member(membership.clone());
-            Ok(WayIn { access, explorers, membership: Some(membership) })
+            Ok(WayIn { access, explorers, membership: Some(membership), files: None })
         }
         None => {
             if let Some(file) = join.empty {
@@ -143,7 +163,7 @@ pub(super) fn way_in(
                 }
                 false => addresses(&named),
             };
-            Ok(WayIn { access: Access::plain(), explorers, membership: None })
+            Ok(WayIn { access: Access::plain(), explorers, membership: None, files: None })
         }
     }
 }

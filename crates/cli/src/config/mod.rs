@@ -11,7 +11,7 @@ pub(crate) mod entry;
 pub(crate) mod explorer;
 pub(crate) mod file;
 pub(crate) mod group;
-mod joining;
+pub(crate) mod joining;
 mod list;
 mod listeners;
 mod memory_budget;

@@ -20,7 +20,7 @@ use crate::{
         compression::{self, CompressionTable},
         dialled::Dialled,
         file::{self, Checked},
-        joining::{Join, shown, way_in},
+        joining::{CredentialFiles, Join, shown, way_in},
         list::{List, PortTable},
         memory_budget::{self, LimitsTable},
         origin::{Origin, Origins},
@@ -78,6 +78,8 @@ pub(crate) struct NodeSetup {
     pub(crate) config: NodeConfig,
     /// What joining has brought or will bring; none for a node that shows something else, or nothing.
     pub(crate) membership: Option<Membership>,
+    /// The files of what it shows instead, if it does.
+    pub(crate) files: Option<CredentialFiles>,
     /// How long a connection may take to come about; the usual time without it.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) forward: Vec<PortSpec>,
@@ -171,7 +173,7 @@ pub(crate) fn resolve(
     config.budget = memory_budget::resolve(arguments.memory.memory_budget, file.limits, origins)?;
     let forward = FORWARD.ports(arguments.forward, environment, file.forward, origins)?;
     let control = control(arguments.control_socket, file.control_socket, environment, root, origins)?;
-    Ok(NodeSetup { config, membership: way.membership, connect_timeout, forward, control })
+    Ok(NodeSetup { config, membership: way.membership, files: way.files, connect_timeout, forward, control })
 }
 
 /// None where this user has no place to keep anything: then a key lives as long as the process.
