@@ -22,7 +22,7 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use crate::{Outgoing, StreamEnd, Substream, Transport};
+use crate::{Outgoing, Reserved, StreamEnd, Substream, Transport};
 
 /// What a copy moved, and how it ended.
 #[derive(Debug)]
@@ -127,6 +127,8 @@ struct Pump {
     substream: Option<Substream>,
     local: Transport,
     outgoing: Option<Outgoing>,
+    /// What it takes in the books while it can't be sent.
+    waiting: Option<Reserved>,
     incoming: Bytes,
     to_peer: u64,
     from_peer: u64,
@@ -145,6 +147,7 @@ impl Pump {
             substream: Some(substream),
             local,
             outgoing: None,
+            waiting: None,
             incoming: Bytes::new(),
             to_peer: 0,
             from_peer: 0,
@@ -208,7 +211,11 @@ impl Pump {
         }
         for _ in 0..STEPS_A_TURN {
             let sent = if let Some(record) = &mut self.outgoing {
-                let sent = ready!(substream.poll_send(cx, record));
+                let Poll::Ready(sent) = substream.poll_send(cx, record) else {
+                    self.waiting.get_or_insert_with(|| substream.keep(record.payload_len()));
+                    return Poll::Pending;
+                };
+                self.waiting = None;
                 if sent.is_ok() {
                     self.to_peer += record.payload_len() as u64;
                     self.outgoing = None;

@@ -336,8 +336,7 @@ async fn what_waits_for_its_last_byte_stays_in_the_books() {
     for piece in most.chunks(5000) {
         peer.send(&data(0, id, piece)).await;
     }
-    let next = substream.next();
-    let mut next = std::pin::pin!(next);
+    let mut next = Box::pin(substream.next());
     let budget = ours.budget.clone();
     let kept = until("the books", move || budget.used(), |used| *used >= most.len() - RECORD_HEADER_LEN);
     tokio::select! {
@@ -350,15 +349,26 @@ async fn what_waits_for_its_last_byte_stays_in_the_books() {
     assert!(pending);
     assert!(ours.budget.used() >= most.len() - RECORD_HEADER_LEN, "{}", ours.budget.used());
     peer.send(&data(0, id, last)).await;
-    assert_eq!(soon("the whole", next).await, Ok(Record::Data(payload.into())));
+    assert_eq!(soon("the whole", next.as_mut()).await, Ok(Record::Data(payload.into())));
+    drop(next);
+    assert!(ours.budget.used() > 0, "who read it may still wait with it");
+    comes_back_for_more(&mut substream).await;
     assert_eq!(ours.budget.used(), 0);
 
-    // Plain data is handed out as it comes and leaves the books with that.
+    // Plain data is handed out as it comes and leaves the books when its reader comes back.
     let (id, mut plain) = substream_of(&mut peer, &mut ours, &to("s")).await;
     let header = record_header(RecordKind::Data, 60_000);
     peer.send(&data(0, id, &[&header[..], &noise(30_000)].concat())).await;
     assert!(matches!(soon("half", plain.next()).await, Ok(Record::Data(half)) if half.len() == 30_000));
+    assert_eq!(ours.budget.used(), RECORD_HEADER_LEN + 30_000);
+    comes_back_for_more(&mut plain).await;
     assert_eq!(ours.budget.used(), 0);
+}
+
+/// Asks for the next record, of which there is none.
+async fn comes_back_for_more(reader: &mut Substream) {
+    let nothing = poll_fn(|cx| Poll::Ready(reader.poll_next(cx).is_pending())).await;
+    assert!(nothing);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{io::ErrorKind, time::Duration};
 
 use common::{End, open, pair, pair_with, soon};
 use reachback_link::{SpliceError, Spliced, StreamEnd, Substream, relay, relay_until, splice};
-use reachback_wire::{Code, EndStatus, Record, RecordKind, Refusal};
+use reachback_wire::{Code, EndStatus, Record, RecordKind, Refusal, limits};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -265,6 +265,52 @@ async fn what_came_before_a_reset_is_delivered_however_slowly_it_is_taken() {
     let (copied, taken, ()) = tokio::join!(copying, reading, sending);
     assert_eq!((copied.from_peer, taken), (100_000, 100_000));
     assert!(matches!(copied.end, Err(SpliceError::Peer(StreamEnd::Reset { .. }))), "{copied:?}");
+}
+
+/// Waits until exactly so much is in the books, and goes on being: nothing of it is only on its way.
+async fn stays(end: &End, held: usize) {
+    let mut times = 0;
+    let mut look = || {
+        times = if end.budget.used() == held { times + 1 } else { 0 };
+        (times, end.budget.used())
+    };
+    common::until("what stays in the books", &mut look, |(times, _)| *times == 50).await;
+}
+
+#[tokio::test]
+#[allow(clippy::disallowed_methods, reason = "the test ends the task")]
+async fn what_waits_in_the_hands_of_a_copy_is_in_the_books() {
+    const LARGE: usize = limits::MAX_RECORD_PAYLOAD;
+    // A relay with a record for somebody who has no window left.
+    let (client, mut hub_client) = pair();
+    let (hub_node, mut node) = pair();
+    let (mut caller, at_hub) = open(&client.session, &mut hub_client.incoming).await;
+    let (to_node, service) = open(&hub_node.session, &mut node.incoming).await;
+    let copy = tokio::spawn(relay(at_hub, to_node));
+    let window = 256 * 1024;
+    // Four would fill the window of who does not read, if its open had not taken a little of it: the fourth is with the
+    // relay, the fifth is unread.
+    for _ in 0..5 {
+        soon("sending", caller.send(RecordKind::Data, &[7; LARGE])).await.unwrap();
+    }
+    common::until("a full window", || node.budget.used(), |unread| *unread >= window).await;
+    stays(&hub_client, 2 * limits::RECORD_MAX).await;
+    copy.abort();
+    drop((caller, service));
+    soon("the books of the relay", common::empty(&hub_client)).await;
+
+    // A copy that has read from its service what nobody takes.
+    let (dialer, mut acceptor) = pair();
+    let (near, far) = open(&dialer.session, &mut acceptor.incoming).await;
+    let (local, mut service) = tokio::io::duplex(1024 * 1024);
+    service.write_all(&vec![7; 512 * 1024]).await.unwrap();
+    let copy = tokio::spawn(splice(near, reachback_link::Transport::boxed(local)));
+    let full = common::until("a full window", || acceptor.budget.used(), |unread| *unread >= window);
+    soon("the copy", full).await;
+    stays(&dialer, LARGE).await;
+    copy.abort();
+    drop(far);
+    soon("the books of the copy", common::empty(&dialer)).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -27,7 +27,7 @@ use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
 use super::{StreamEnd, StreamIo, session::Shared};
-use crate::stats;
+use crate::{Reserved, stats};
 
 /// A substream. One owner reads and writes both directions; dropping it unfinished resets it.
 pub struct Substream {
@@ -56,8 +56,11 @@ pub(super) struct Raw {
     core: Arc<Core>,
     id: u32,
     shared: Arc<Shared>,
-    /// Frames are released in the ledger as they are read, or all at once when the early phase is over.
+    /// Frames are released in the ledger when their reader comes back for more, since until then it may wait with them in
+    /// its hands for somebody slow; or all at once when the early phase is over.
     hold: bool,
+    /// The body of the frame that was read last.
+    handed_out: usize,
     held: VecDeque<usize>,
     held_bytes: usize,
     partly_written: bool,
@@ -208,6 +211,13 @@ impl Substream {
         self.raw.shared.record_payload()
     }
 
+    /// Room in the books of the process for what its owner has read elsewhere and can't send here now.
+    pub(crate) fn keep(&self, bytes: usize) -> Reserved {
+        let mut kept = self.raw.shared.budget.reserve();
+        kept.grow(bytes);
+        kept
+    }
+
     /// The payload of the record that was read last as it came, if it came compressed.
     pub(crate) fn take_compressed(&mut self) -> Option<Bytes> {
         self.records.take_compressed()
@@ -237,18 +247,21 @@ impl Substream {
 
     fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Result<Record, StreamEnd>> {
         loop {
-            let next = self.records.next();
             if self.lz4.is_some() {
                 self.raw.release_but(self.records.buffered());
             }
-            match next {
+            match self.records.next() {
                 Ok(Some(Record::Reset { code, text })) => {
                     let code = Code::from_number(code).unwrap_or(Code::Internal);
                     let text = text::sanitize(&text, limits::END_TEXT_MAX);
                     return Poll::Ready(Err(StreamEnd::Reset { code, text }));
                 }
                 Ok(Some(record)) => {
-                    self.received_end |= matches!(record, Record::End(_));
+                    if matches!(record, Record::End(_)) {
+                        self.received_end = true;
+                        self.raw.hand_back();
+                        self.raw.release_but(0);
+                    }
                     self.note_finished();
                     return Poll::Ready(Ok(record));
                 }
@@ -388,6 +401,7 @@ impl Raw {
             id,
             shared: Arc::clone(shared),
             hold: false,
+            handed_out: 0,
             held: VecDeque::new(),
             held_bytes: 0,
             partly_written: false,
@@ -427,8 +441,17 @@ impl Raw {
         self.outcome = Outcome::Unfinished;
     }
 
+    /// Lets go in the books of what was read last.
+    fn hand_back(&mut self) {
+        let body = std::mem::take(&mut self.handed_out);
+        if body > 0 {
+            self.shared.ledger.lock().taken(self.id, body);
+        }
+    }
+
     /// The next frame's bytes.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, StreamEnd>> {
+        self.hand_back();
         let polled = match &mut *self.core.stream.lock() {
             Some(stream) => ready!(Pin::new(stream).poll_next(cx)),
             None => None,
@@ -440,7 +463,7 @@ impl Raw {
                     self.held.push_back(body);
                     self.held_bytes += body;
                 } else {
-                    self.shared.ledger.lock().taken(self.id, body);
+                    self.handed_out = body;
                 }
                 Poll::Ready(Ok(Bytes::from_owner(packet)))
             }
