@@ -12,7 +12,7 @@ use super::{
     table::{HEARTBEAT, METHODS, WATCH},
     types::{
         EventView, EventsParams, EventsResult, HeartbeatParams, HeartbeatResult, KickParams, ListenerView,
-        NodeParams, NodesParams, StatusResult,
+        MemoryView, NodeParams, NodesParams, StatusResult,
     },
 };
 use crate::{
@@ -196,6 +196,8 @@ fn status(hub: &Hub) -> StatusResult<'_> {
         streams: view.nodes.iter().map(|node| node.streams).sum(),
         listeners,
         counters: hub.stats.snapshot().into_iter().collect(),
+        sessions: hub.link_stats.snapshot().into_iter().collect(),
+        memory: MemoryView { held: hub.budget.used(), budget: hub.budget.limit() },
         rate_limit: hub.rates.view(),
     }
 }

@@ -47,9 +47,9 @@ pub(super) const METHODS: &[Method] = &[
     },
     Method {
         name: "explorer.status",
-        summary: "The explorer itself: version, uptime, listeners, nodes by state, counters, rates.",
+        summary: "The explorer itself: version, uptime, listeners, nodes by state, counters, memory, rates.",
         params: &[],
-        result: "{explorer, version, uptime_s, ready, nodes, streams, listeners, counters, rate_limit?}",
+        result: "{explorer, version, uptime_s, ready, nodes, streams, listeners, counters, sessions, memory, rate_limit?}",
     },
     Method {
         name: "explorer.call",

@@ -238,9 +238,19 @@ pub(super) struct StatusResult<'a> {
     pub(super) streams: usize,
     pub(super) listeners: Vec<ListenerView>,
     pub(super) counters: BTreeMap<&'static str, u64>,
+    /// Counters of all its sessions together.
+    pub(super) sessions: BTreeMap<&'static str, u64>,
+    pub(super) memory: MemoryView,
     /// Where there is a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rate_limit: Option<RateView>,
+}
+
+/// What peers make this process hold, in bytes.
+#[derive(Debug, Serialize)]
+pub(super) struct MemoryView {
+    pub(super) held: usize,
+    pub(super) budget: usize,
 }
 
 #[derive(Debug, Serialize)]
