@@ -375,6 +375,7 @@ fn read_one_by_one<T: AsyncRead + ?Sized>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tls::pipe::tests::secured;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[tokio::test]
@@ -421,24 +422,5 @@ mod tests {
             transport.close_with_reset(true);
             assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
         }
-    }
-
-    async fn secured(near: Transport, far: Transport) -> (Transport, Transport) {
-        use crate::tls::{
-            AcceptIdentity, AcceptTls, DialTls, EXPLORER_NAME, Identity, PrivateKey, ServerTrust, TrustClock,
-        };
-        let (key, authority) = (rcgen::KeyPair::generate().unwrap(), rcgen::KeyPair::generate().unwrap());
-        let ca = rcgen::CertifiedIssuer::self_signed(rcgen::CertificateParams::default(), authority).unwrap();
-        let params = rcgen::CertificateParams::new(vec![EXPLORER_NAME.to_owned()]).unwrap();
-        let leaf = params.signed_by(&key, &ca).unwrap().der().clone();
-        let tunnel = Identity::new(vec![leaf], &PrivateKey::from_pkcs8(key.serialize_der())).unwrap();
-        let accept = AcceptTls::new(AcceptIdentity { tunnel, web: Vec::new() }).unwrap();
-        let trust = ServerTrust { pins: Vec::new(), roots: vec![ca.der().clone()] };
-        let dial = DialTls::new(&trust, None, TrustClock::system()).unwrap();
-        let to = "hub:9002".parse().unwrap();
-        let places = tokio::sync::Semaphore::new(1);
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-        let (near, far) = tokio::join!(dial.connect(near, &to), accept.accept(far, &places, deadline));
-        (near.unwrap_or_else(|_| panic!("not connected")), far.unwrap())
     }
 }

@@ -269,6 +269,51 @@ async fn every_certificate_is_let_through_and_judged_afterwards() {
     }
 }
 
+/// Certificates are public: whoever shows one has to hold its key.
+#[tokio::test]
+async fn a_certificate_without_its_key_is_worth_nothing_on_either_end() {
+    let ca = Authority::new("ca");
+    let (hub, node, thief) =
+        (ca.issue(&Leaf::explorer()), ca.issue(&Leaf::node("edge-7")), ca.issue(&Leaf::default()));
+    let (to, places) = ("hub:9002".parse().unwrap(), Semaphore::new(1));
+    let accept = accepting(hub.identity());
+    let (near, far) = Transport::memory_pair(64 * 1024);
+    let (_dialled, accepted) = tokio::join!(
+        stranger::dials(near, node.chain.clone(), &thief.key),
+        accept.accept(far, &places, soon())
+    );
+    let error = accepted.unwrap_err().to_string();
+    assert!(error.contains("does not prove that it holds the key"), "{error}");
+
+    let (net, far) = pipe();
+    let (said, tls) = (hello(), security(&ca.trusted(), None));
+    let (dialled, _accepted) = tokio::join!(
+        dial(&net, &to, &said, &tls),
+        stranger::answers(far, hub.chain.clone(), &thief.key, &["reachback/1"])
+    );
+    let error = dialled.unwrap_err().to_string();
+    assert!(error.contains("does not prove that it holds the key"), "{error}");
+}
+
+/// As a balancer would that ends TLS with the explorer's certificate.
+#[tokio::test]
+async fn who_has_the_certificate_and_does_not_speak_the_protocol_is_told_from_an_explorer() {
+    let ca = Authority::new("ca");
+    let hub = ca.issue(&Leaf::explorer());
+    let to = "hub:9002".parse().unwrap();
+    let (said, tls) = (hello(), security(&ca.trusted(), None));
+    for (protocols, words) in [(&[][..], "a proxy that ends TLS"), (&["h2"], "but not reachback/1")] {
+        let (net, far) = pipe();
+        let (dialled, _answered) = tokio::join!(
+            dial(&net, &to, &said, &tls),
+            stranger::answers(far, hub.chain.clone(), &hub.key, protocols)
+        );
+        let error = dialled.unwrap_err();
+        assert_eq!(error.code(), Code::HandshakeFailed);
+        assert!(error.to_string().contains(words), "{error}");
+    }
+}
+
 #[test]
 fn two_common_names_name_nobody() {
     let ca = Authority::new("ca");
@@ -822,6 +867,87 @@ fn keys_and_certificates_go_to_files_and_come_back() {
         assert!(error.contains(words), "{error}");
     }
     assert!(CertificateNames::of(&vec![0x30, 0x03, 1, 2, 3].into()).is_err());
+}
+
+/// Ends that show certificates of others, or speak other protocols.
+mod stranger {
+    use std::{io, sync::Arc};
+
+    use reachback_link::{
+        Transport,
+        tls::{CertificateDer, PrivateKey},
+    };
+    use rustls::{
+        ClientConfig, RootCertStore, ServerConfig, SignatureScheme,
+        client::ResolvesClientCert,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+        server::{ClientHello, ResolvesServerCert},
+        sign::CertifiedKey,
+    };
+    use tokio::io::AsyncReadExt;
+
+    #[derive(Debug)]
+    struct Shows(Arc<CertifiedKey>);
+
+    impl Shows {
+        fn new(chain: Vec<CertificateDer<'static>>, key: &PrivateKey) -> Arc<Self> {
+            let der: PrivateKeyDer<'_> = PrivatePkcs8KeyDer::from(key.expose_der()).into();
+            let key = rustls::crypto::ring::sign::any_supported_type(&der).unwrap();
+            Arc::new(Self(Arc::new(CertifiedKey::new(chain, key))))
+        }
+    }
+
+    impl ResolvesClientCert for Shows {
+        fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+
+        fn has_certs(&self) -> bool {
+            true
+        }
+    }
+
+    impl ResolvesServerCert for Shows {
+        fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+            Some(Arc::clone(&self.0))
+        }
+    }
+
+    pub(super) async fn dials(
+        transport: Transport,
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKey,
+    ) -> io::Result<()> {
+        let mut roots = RootCertStore::empty();
+        roots.add(chain[1].clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_cert_resolver(Shows::new(chain, key));
+        config.alpn_protocols = vec![b"reachback/1".to_vec()];
+        let name = "explorer.reachback".try_into().unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        connector.connect(name, transport).await?.read_u8().await.map(drop)
+    }
+
+    pub(super) async fn answers(
+        transport: Transport,
+        chain: Vec<CertificateDer<'static>>,
+        key: &PrivateKey,
+        protocols: &[&str],
+    ) -> io::Result<()> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Shows::new(chain, key));
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        acceptor.accept(transport).await?.read_u8().await.map(drop)
+    }
 }
 
 /// The dialer of another implementation, which can offer what ours does not.

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use rustls::{AlertDescription, Error, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, Error, PeerIncompatible};
 
 /// An error of TLS as half a sentence.
 pub(super) fn of(error: &Error) -> String {
@@ -27,7 +27,11 @@ pub(super) fn of(error: &Error) -> String {
             A::UnrecognisedName => "the other end serves nobody of the name that was dialled".into(),
             A::AccessDenied => "the other end denies access".into(),
             A::InternalError => "the other end failed (alert internal_error)".into(),
-            A::DecryptError | A::BadRecordMac => "bytes were changed on the way".into(),
+            A::DecryptError => {
+                "the other end can't verify what we signed; do our certificate and key belong together?"
+                    .into()
+            }
+            A::BadRecordMac => "bytes were changed on the way".into(),
             alert => format!("the other end sent the TLS alert {alert:?}"),
         },
         Error::PeerIncompatible(
@@ -46,6 +50,9 @@ pub(super) fn of(error: &Error) -> String {
         }
         Error::DecryptError => "bytes were changed on the way".into(),
         Error::PeerMisbehaved(_) => "the other end broke the rules of TLS".into(),
+        Error::InvalidCertificate(CertificateError::BadSignature) => {
+            "the other end does not prove that it holds the key of its certificate".into()
+        }
         Error::InvalidCertificate(error) => format!("invalid certificate: {error}"),
         error => error.to_string(),
     }
