@@ -194,7 +194,7 @@ stop() {
     [ -e "/run/$unit.pid" ] || return 0
     kill -TERM "$(cat "/run/$unit.pid")" 2>/dev/null || true
     while kill -0 "$(cat "/run/$unit.pid")" 2>/dev/null; do sleep 0.05; done
-    rm -f "/run/$unit.pid" "/run/$unit.log"
+    rm -rf "/run/$unit.pid" "/run/$unit.log" "/run/$(sed -n 's/^RuntimeDirectory=//p' "$units/$unit.service")"
 }
 for unit; do
     unit=${unit%.service}

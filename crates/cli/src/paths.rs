@@ -6,7 +6,7 @@
 //! under `$XDG_STATE_HOME/reachback` or `~/.local/state/reachback`. Profiles of people: `$XDG_CONFIG_HOME/reachback`
 //! or `~/.config/reachback`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::{environment::Environment, exit::Failure};
 
@@ -30,6 +30,21 @@ pub(crate) fn node_socket(environment: &Environment, root: bool) -> Result<PathB
         )
     })?;
     Ok(directory.join("node.sock"))
+}
+
+/// Where the local node can be asked: where it puts its socket by itself or, for root, where examples/deploy's unit does,
+/// whose directory is not the explorer's. `exists` looks at a file.
+pub(crate) fn local_node(
+    environment: &Environment,
+    root: bool,
+    exists: impl Fn(&Path) -> bool,
+) -> Result<PathBuf, Failure> {
+    let own = node_socket(environment, root)?;
+    let units = Path::new("/run/reachback-node/node.sock");
+    match root && !exists(&own) && exists(units) {
+        true => Ok(units.to_owned()),
+        false => Ok(own),
+    }
 }
 
 /// Where a program keeps what has to outlive it; `role` is `explorer` or `node`. None if this user has no such place.
@@ -107,6 +122,26 @@ mod tests {
                 explorer_socket(&environment, root).unwrap(),
                 PathBuf::from(expected),
                 "{skip} {root}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_units_node_is_found_where_no_other_is() {
+        let (own, units) = ("/run/reachback/node.sock", "/run/reachback-node/node.sock");
+        let variable = [("RUNTIME_DIRECTORY".to_owned(), "/run/x".to_owned())].into_iter().collect();
+        for (environment, root, there, expected) in [
+            (&Environment::default(), true, &[units][..], units),
+            (&Environment::default(), true, &[own, units], own),
+            (&Environment::default(), true, &[], own),
+            (&variable, true, &["/run/x/node.sock", units], "/run/x/node.sock"),
+            (&variable, false, &[units], "/run/x/node.sock"),
+        ] {
+            let exists = |path: &Path| there.iter().any(|known| Path::new(known) == path);
+            assert_eq!(
+                local_node(environment, root, exists).unwrap(),
+                PathBuf::from(expected),
+                "{root} {there:?}"
             );
         }
     }

@@ -40,7 +40,10 @@ impl Local {
                  --control-socket PATH"
             ))),
             Some(path) => Ok(Self { path, named: true }),
-            None => Ok(Self { path: paths::node_socket(environment, paths::is_root())?, named: false }),
+            None => {
+                let path = paths::local_node(environment, paths::is_root(), Path::exists)?;
+                Ok(Self { path, named: false })
+            }
         }
     }
 
