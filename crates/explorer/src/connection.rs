@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    access::{self, authorise},
+    access::{self, authorise, subject},
     api,
     auth::Principal,
     direct,
@@ -38,6 +38,7 @@ use crate::{
     line::Line,
     renewal::Renewals,
     route::no_own_service,
+    security::Entry,
     stats::count,
     worker::note,
 };
@@ -224,8 +225,13 @@ async fn serve_one(hub: Arc<Hub>, opener: Arc<Opener>, mut inbound: Inbound) -> 
     };
     let target = open.target.clone();
     let Opener { who, caller, peer, .. } = &*opener;
-    let allowed =
-        authorise(who, caller, &open, &hub.registry).and_then(|allowed| supported(&open).map(|()| allowed));
+    let allowed = authorise(who, caller, &open, &hub.registry)
+        .inspect_err(|refusal| {
+            let to = target.as_ref().map_or("no target".to_owned(), ToString::to_string);
+            let entry = Entry::new("open", &to).by(&subject(who)).from(&peer.to_string());
+            hub.note_refused(entry, refusal);
+        })
+        .and_then(|allowed| supported(&open).map(|()| allowed));
     let allowed = allowed.and_then(|allowed| match &target {
         // Each of its requests is counted where it is read.
         Some(Target::Explorer { .. }) => Ok(allowed),

@@ -11,7 +11,7 @@ use std::{
 };
 
 use reachback_link::{Compression, Congestion, MemoryBudget, Net, SessionRules, Stats as LinkStats};
-use reachback_wire::{NodeId, SessionId};
+use reachback_wire::{NodeId, Refusal, SessionId};
 use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,7 @@ use crate::{
     rate::Rates,
     registry::Registry,
     route::Router,
-    security::Security,
+    security::{Entry, Security},
     stats::Stats,
     workers::WorkerId,
 };
@@ -143,6 +143,13 @@ impl Hub {
     /// What knows certificates, tokens and what was revoked.
     pub(crate) fn security(&self) -> Option<&Arc<Security>> {
         self.keys.as_ref().map(|keys| &keys.security)
+    }
+
+    /// Puts a refusal into the audit, where there is one.
+    pub(crate) fn note_refused(&self, entry: Entry, refusal: &Refusal) {
+        if let Some(security) = self.security() {
+            security.audit().defer(&entry.refused(refusal));
+        }
     }
 
     /// Places for TLS handshakes where this worker lives: each keeps its thread busy for about a millisecond.

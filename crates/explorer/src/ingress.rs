@@ -29,6 +29,7 @@ use crate::{
     listen::ListenerRules,
     raw,
     registry::Presence,
+    security,
     stats::count,
     takeover,
     workers::WorkerId,
@@ -208,6 +209,9 @@ async fn identify(
             None
         }
         Err(refusal) => {
+            let Hello { role, id, .. } = &admission.hello;
+            let entry = security::Entry::new("connect", &format!("{role} {id}")).from(&peer.to_string());
+            hub.note_refused(entry, &refusal);
             deny(hub, admission, peer, &refusal).await;
             None
         }

@@ -197,8 +197,11 @@ pub(crate) const HTTP_HEAD_MAX: usize = 32 * 1024;
 /// Headers of one request; more is an attack on whoever counts them.
 pub(crate) const HTTP_HEADERS_MAX: usize = 100;
 
-/// How long an HTTP connection may take for the head of a request, and be idle between two: a pool of a client keeps
-/// its connections for about that long.
+/// How long the head of a request may take from its first byte to its last: as long as a handshake.
+pub(crate) const HTTP_HEAD_TIME: Duration = reachback_wire::limits::HANDSHAKE_TIMEOUT;
+
+/// How long an HTTP connection may be idle between two requests: a pool of a client keeps its connections for about
+/// that long.
 pub(crate) const HTTP_IDLE: Duration = Duration::from_secs(60);
 
 /// HTTP and raw connections at a time: each holds a descriptor and at most one body at a time.
@@ -266,8 +269,9 @@ pub(crate) const UNWRITABLE_RETRY: Duration = Duration::from_secs(60);
 /// How long SQLite waits for somebody else who has the file, such as an operator with a tool.
 pub(crate) const DATABASE_WAIT: Duration = Duration::from_secs(1);
 
-/// How often what has become due is done: renewals have weeks.
-pub(crate) const KEEP_UP: Duration = Duration::from_secs(600);
+/// How often what has become due is done: renewals have weeks, and refusals that wait to be written down are those of a
+/// minute.
+pub(crate) const KEEP_UP: Duration = Duration::from_secs(60);
 
 /// How far clocks may differ where tokens begin and end.
 pub(crate) const TOKEN_LEEWAY: Duration = Duration::from_secs(60);
@@ -308,6 +312,9 @@ pub(crate) const AUDIT_LISTED: usize = 1000;
 
 /// The sentence in a line of the audit, in characters: a refusal with its remedy.
 pub(crate) const AUDIT_TEXT: usize = 512;
+
+/// Refusals that wait to be written: a disk that takes nothing for a quarter of an hour.
+pub(crate) const AUDIT_DEFERRED: usize = 1024;
 
 /// Refusals that are written in one minute: whoever knocks all the time must not push out what operators did.
 pub(crate) const AUDIT_REFUSALS_PER_MINUTE: u32 = 60;

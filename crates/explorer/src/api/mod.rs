@@ -23,13 +23,14 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::{
-    access::{authorise, check_methods},
+    access::{authorise, check_methods, subject},
     auth::Principal,
     bodies::Whole,
     call::{self, Answer, Call, RequestHead},
     compat,
     hub::Hub,
     limits,
+    security::Entry,
     stats::count,
 };
 use rpc::{INVALID_REQUEST, Request, RpcError};
@@ -103,9 +104,13 @@ pub(crate) async fn pass_on(
     let deadline = asking.deadline();
     let left = deadline.saturating_duration_since(Instant::now());
     let open = Open::call(target.clone(), left);
-    let allowed = authorise(&asking.who, &asking.caller, &open, &hub.registry)?;
+    let noted = |refusal: &Refusal| {
+        let by = subject(&asking.who);
+        hub.note_refused(Entry::new("call", &target.to_string()).by(&by).from(&asking.peer.to_string()), refusal);
+    };
+    let allowed = authorise(&asking.who, &asking.caller, &open, &hub.registry).inspect_err(noted)?;
     if allowed.by_method {
-        check_methods(&asking.who, &target, &body)?;
+        check_methods(&asking.who, &target, &body).inspect_err(noted)?;
     }
     let deadline = allowed.until.map_or(deadline, |until| until.min(deadline));
     let head = asking.head.clone();

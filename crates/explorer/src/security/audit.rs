@@ -107,67 +107,90 @@ impl Entry {
     }
 }
 
+impl Entry {
+    fn record(&self, now_ms: u64, left_out: u64) -> Record {
+        let outcome = self.refusal.as_ref().map_or("ok", |refusal| refusal.code.name());
+        let detail = self.refusal.as_ref().map_or(&self.detail, |refusal| &refusal.message);
+        Record {
+            at: stamp(now_ms),
+            action: self.action.to_owned(),
+            subject: sanitize(&self.subject, limits::TEXT),
+            by: sanitize(&self.by, limits::TEXT),
+            from: sanitize(&self.from, limits::TEXT),
+            outcome: outcome.to_owned(),
+            detail: sanitize(detail, limits::AUDIT_TEXT),
+            left_out,
+        }
+    }
+}
+
 /// The file and those before it.
 pub struct Audit {
     path: PathBuf,
     clock: WallClock,
     writer: Mutex<Writer>,
+    deferred: Mutex<Deferred>,
     lost: AtomicU64,
+}
+
+/// Refusals that wait to be written: as many as the budget grants between two times that everything is.
+#[derive(Default)]
+struct Deferred {
+    records: Vec<Record>,
+    budget: Budget,
+}
+
+/// How many refusals of one minute are written, and how many were not.
+#[derive(Default)]
+struct Budget {
+    minute: u64,
+    taken: u32,
+    left_out: u64,
 }
 
 struct Writer {
     file: Option<File>,
     size: u64,
-    /// The minute in which refusals are counted, how many were written in it, and how many not.
-    minute: u64,
-    refusals: u32,
-    left_out: u64,
     failing: bool,
 }
 
 impl Audit {
     /// One that appends to this file. It is made when there is something to write.
     pub(super) fn new(path: PathBuf, clock: WallClock) -> Self {
-        let writer = Writer { file: None, size: 0, minute: 0, refusals: 0, left_out: 0, failing: false };
-        Self { path, clock, writer: Mutex::new(writer), lost: AtomicU64::new(0) }
+        let writer = Writer { file: None, size: 0, failing: false };
+        Self { path, clock, writer: Mutex::new(writer), deferred: Mutex::default(), lost: AtomicU64::new(0) }
     }
 
     /// Writes a line. Blocks for as long as that takes; never fails.
     pub fn record(&self, entry: &Entry) {
-        let now_ms = self.clock.now_ms();
+        if entry.refusal.is_some() {
+            self.defer(entry);
+            return self.flush();
+        }
+        let record = entry.record(self.clock.now_ms(), 0);
         let mut writer = self.writer.lock();
-        if entry.refusal.is_some() && !writer.takes_refusal(now_ms) {
-            return;
+        self.write_deferred(&mut writer);
+        self.write(&mut writer, &record);
+    }
+
+    /// Notes a refusal without waiting for a disk: it is written with the next line, when somebody asks for the last ones, or
+    /// by [`Security::keep_up`](super::Security::keep_up).
+    pub fn defer(&self, entry: &Entry) {
+        let now_ms = self.clock.now_ms();
+        let mut deferred = self.deferred.lock();
+        if deferred.records.len() >= limits::AUDIT_DEFERRED {
+            deferred.budget.left_out += 1;
+        } else if deferred.budget.takes(now_ms) {
+            let left_out = std::mem::take(&mut deferred.budget.left_out);
+            let record = entry.record(now_ms, left_out);
+            deferred.records.push(record);
         }
-        let record = Record {
-            at: stamp(now_ms),
-            action: entry.action.to_owned(),
-            subject: sanitize(&entry.subject, limits::TEXT),
-            by: sanitize(&entry.by, limits::TEXT),
-            from: sanitize(&entry.from, limits::TEXT),
-            outcome: entry.refusal.as_ref().map_or("ok", |refusal| refusal.code.name()).to_owned(),
-            detail: sanitize(
-                entry.refusal.as_ref().map_or(&entry.detail, |refusal| &refusal.message),
-                limits::AUDIT_TEXT,
-            ),
-            left_out: writer.left_out,
-        };
-        match writer.append(&self.path, &record) {
-            Ok(()) => {
-                writer.left_out = 0;
-                if std::mem::take(&mut writer.failing) {
-                    tracing::info!(path = %self.path.display(), "the audit is written again");
-                }
-            }
-            Err(error) => {
-                // A line that ends in the middle would spoil the next one.
-                writer.file = None;
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                if !std::mem::replace(&mut writer.failing, true) {
-                    tracing::error!(path = %self.path.display(), %error, "the audit can't be written; what is done goes on, unrecorded, until this is mended");
-                }
-            }
-        }
+    }
+
+    /// Writes what was deferred. Blocks.
+    pub(super) fn flush(&self) {
+        let mut writer = self.writer.lock();
+        self.write_deferred(&mut writer);
     }
 
     /// Lines that could not be written since the start.
@@ -183,7 +206,8 @@ impl Audit {
     pub fn last(&self, count: usize) -> io::Result<Vec<Record>> {
         let count = count.min(limits::AUDIT_LISTED);
         // Nobody appends or moves the files meanwhile.
-        let _writer = self.writer.lock();
+        let mut writer = self.writer.lock();
+        self.write_deferred(&mut writer);
         let mut lines: Vec<Record> = Vec::new();
         for age in 0..=limits::AUDIT_FILES {
             let text = match tail(&aged(&self.path, age)) {
@@ -199,24 +223,49 @@ impl Audit {
         lines.reverse();
         Ok(lines)
     }
+
+    fn write_deferred(&self, writer: &mut Writer) {
+        let records = std::mem::take(&mut self.deferred.lock().records);
+        records.iter().for_each(|record| self.write(writer, record));
+    }
+
+    fn write(&self, writer: &mut Writer, record: &Record) {
+        match writer.append(&self.path, record) {
+            Ok(()) => {
+                if std::mem::take(&mut writer.failing) {
+                    tracing::info!(path = %self.path.display(), "the audit is written again");
+                }
+            }
+            Err(error) => {
+                // A line that ends in the middle would spoil the next one.
+                writer.file = None;
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                if !std::mem::replace(&mut writer.failing, true) {
+                    tracing::error!(path = %self.path.display(), %error, "the audit can't be written; what is done goes on, unrecorded, until this is mended");
+                }
+            }
+        }
+    }
 }
 
-impl Writer {
-    /// Whether a refusal is still written in this minute.
-    fn takes_refusal(&mut self, now_ms: u64) -> bool {
+impl Budget {
+    /// Whether one more is written in this minute.
+    fn takes(&mut self, now_ms: u64) -> bool {
         let minute = now_ms / 60_000;
         if minute != self.minute {
-            (self.minute, self.refusals) = (minute, 0);
+            (self.minute, self.taken) = (minute, 0);
         }
-        let takes = self.refusals < limits::AUDIT_REFUSALS_PER_MINUTE;
+        let takes = self.taken < limits::AUDIT_REFUSALS_PER_MINUTE;
         if takes {
-            self.refusals += 1
+            self.taken += 1
         } else {
             self.left_out += 1
         }
         takes
     }
+}
 
+impl Writer {
     fn append(&mut self, path: &Path, record: &Record) -> io::Result<()> {
         let mut line = serde_json::to_string(record).map_err(io::Error::other)?;
         line.push('\n');

@@ -57,7 +57,7 @@ impl Security {
     }
 
     /// Does what has become due: a new certificate for the explorer itself, and forgetting ephemeral nodes whose certificates
-    /// have ended. Returns when to call it again. Blocks.
+    /// have ended, and writing down what was refused meanwhile. Returns when to call it again. Blocks.
     ///
     /// # Errors
     /// The explorer's own certificate can't be renewed; the one before goes on as long as it is valid.
@@ -70,6 +70,7 @@ impl Security {
             let changes = gone.map(|row| Change::Forget(row.kind, row.key)).collect();
             Ok((changes, ()))
         });
+        self.audit.flush();
         if let Err(refusal) = forgotten {
             tracing::warn!(%refusal, "ephemeral nodes that are gone are not forgotten yet");
         }

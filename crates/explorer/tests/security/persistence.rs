@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command, time::Duration};
 
-use reachback_explorer::security::{SecurityError, TokenRequest, Uses};
+use reachback_explorer::security::{Entry, SecurityError, TokenRequest, Uses};
 use reachback_wire::{Code, NodeId, Refusal};
 use rusqlite::Connection;
 
@@ -248,6 +248,40 @@ fn the_audit_is_bounded_and_strangers_do_not_push_out_what_operators_did() {
     let lines = lab.audit();
     assert_eq!(lines.iter().map(|line| line.left_out).sum::<u64>(), 140);
     assert_eq!(lab.security().audit().lost(), 0);
+}
+
+#[test]
+fn what_must_not_wait_for_a_disk_is_written_with_the_next_line() {
+    let lab = Lab::new();
+    let refusal = Refusal::new(Code::Denied, "user \"ann\" may call nothing");
+    let note = || {
+        let entry = Entry::new("open", "edge-7/rpc\n").by("user \"ann\"").from("198.51.100.8:4711");
+        lab.security().audit().defer(&entry.refused(&refusal));
+    };
+    let written = || fs::read_to_string(lab.file("audit.jsonl")).unwrap();
+    note();
+    assert!(!written().contains("ann"));
+    lab.security().keep_up().unwrap();
+    assert!(
+        written().ends_with("\"outcome\":\"denied\",\"detail\":\"user \\\"ann\\\" may call nothing\"}\n"),
+        "{}",
+        written()
+    );
+    lab.pass(MINUTE);
+    (0..70).for_each(|_| note());
+    lab.pass(MINUTE);
+    note();
+    lab.revoke("node:edge-7");
+    let lines = lab.audit();
+    let actions: Vec<_> = lines.iter().map(|line| line.action.as_str()).collect();
+    assert_eq!(
+        (actions.len(), actions[0], actions[62], actions[63]),
+        (64, "authority made", "open", "revoke")
+    );
+    assert_eq!((lines[62].left_out, lines[61].left_out, lines[1].subject.as_str()), (10, 0, "edge-7/rpc\\n"));
+    // Asking for the last lines is asking for these, too.
+    note();
+    assert_eq!(lab.audit().last().unwrap().action, "open");
 }
 
 #[test]
