@@ -161,7 +161,7 @@ impl Explorer {
             let hub = hub.clone();
             explorer.run("care for its certificates", async move {
                 if let Some(keys) = &hub.keys {
-                    hub.closing.run_until_cancelled(keys.follow()).await;
+                    keys.follow(&hub.closing).await;
                 }
             });
         }

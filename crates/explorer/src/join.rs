@@ -4,12 +4,12 @@
 //! under which address others reach it, so without one it is guessed from what it listens on, and said to be a guess.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use reachback_link::LocalAddress;
+use reachback_link::{LocalAddress, outward_address};
 use reachback_wire::{
     Code, Refusal, Secret,
     rights::{NamePattern, Rights},
@@ -55,7 +55,7 @@ pub(crate) fn whereabouts(config: &ExplorerConfig, addresses: &Addresses) -> Whe
     for bound in encrypted.filter_map(|(_, local)| LocalAddress::socket_addr(local)) {
         let ip = if bound.ip().is_unspecified() {
             whereabouts.guessed = true;
-            towards_others()
+            outward_address().unwrap_or(Ipv4Addr::LOCALHOST.into())
         } else {
             bound.ip()
         };
@@ -111,21 +111,6 @@ pub(crate) fn no_tokens() -> Refusal {
 
 fn nowhere() -> Whereabouts {
     Whereabouts { addresses: Vec::new(), guessed: true }
-}
-
-/// The address of this machine from which it would reach others: nothing is sent to find that out.
-fn towards_others() -> IpAddr {
-    // Addresses for documentation (RFC 5737, RFC 3849): they belong to nobody, and are routed like any other.
-    let ways: [(SocketAddr, SocketAddr); 2] = [
-        ((Ipv4Addr::UNSPECIFIED, 0).into(), ([192, 0, 2, 1], 9).into()),
-        ((Ipv6Addr::UNSPECIFIED, 0).into(), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()),
-    ];
-    let found = ways.into_iter().find_map(|(from, to)| {
-        let socket = UdpSocket::bind(from).ok()?;
-        socket.connect(to).ok()?;
-        Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_unspecified())
-    });
-    found.unwrap_or(Ipv4Addr::LOCALHOST.into())
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use reachback_link::tls::{AcceptIdentity, AcceptTls, Identity, TlsError};
 use reachback_wire::rights::PatternError;
 use tokio::{task::spawn_blocking, time::sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::ExplorerConfig,
@@ -102,8 +103,9 @@ impl Keys {
         Ok(())
     }
 
-    /// Follows the explorer's own certificate for ever, and sees to it that it is renewed in time.
-    pub(crate) async fn follow(&self) {
+    /// Follows the explorer's own certificate, and sees to it that it is renewed in time, until told to stop. What it has
+    /// begun by then it ends: whoever starts an explorer in the same directory next must find it free.
+    pub(crate) async fn follow(&self, closing: &CancellationToken) {
         let mut material = self.security.subscribe_material();
         let renewing = async {
             loop {
@@ -119,7 +121,10 @@ impl Keys {
                         limits::KEEP_UP_AGAIN
                     }
                 };
-                sleep(next.max(Duration::from_secs(1))).await;
+                let waiting = sleep(next.max(Duration::from_secs(1)));
+                if closing.run_until_cancelled(waiting).await.is_none() {
+                    return;
+                }
             }
         };
         let following = async {
@@ -133,7 +138,7 @@ impl Keys {
                 }
             }
         };
-        tokio::join!(renewing, following);
+        tokio::join!(renewing, closing.run_until_cancelled(following));
     }
 }
 

@@ -127,3 +127,44 @@ impl Leash {
 
 /// How far a wait trusts the wall clock: a clock that is set forward ends a token at most this much later.
 const LOOK: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use reachback_wire::{Code, Role, rights::Rights};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::security::{Actor, SecurityConfig, TokenRequest, TokenRole, WallClock};
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_that_is_over_ends_the_stay_that_it_began() {
+        let state = tempfile::tempdir().unwrap();
+        let date = Arc::new(AtomicU64::new(unix_ms()));
+        let mut config = SecurityConfig::new("hub-1".parse().unwrap());
+        let told = date.clone();
+        config.clock = WallClock::new(move || told.load(Ordering::Relaxed));
+        let security = Arc::new(Security::open(state.path(), config).unwrap());
+        let request = TokenRequest {
+            role: TokenRole::User,
+            name: Some("ann".parse().unwrap()),
+            node: None,
+            allow: Rights::everything(),
+            ttl: Duration::from_secs(10),
+            uses: None,
+            ephemeral: false,
+        };
+        let made = security.create_token(&request, &Actor::new("a test", "here")).unwrap();
+        let who = security.admit_token(&made.token, Role::Client, &"laptop".parse().unwrap(), None).unwrap();
+        let leash = Leash { security: Some(security.clone()), who };
+        assert!(timeout(LOOK * 3, leash.pulled()).await.is_err(), "its clock stands still: it is not over");
+        date.fetch_add(80_000, Ordering::Relaxed);
+        let refusal = timeout(LOOK * 2, leash.pulled()).await.expect("it is over");
+        assert!(refusal.code == Code::Expired && refusal.message.contains("ann"), "{refusal}");
+
+        let who = Principal::believed(Role::Client, "laptop".parse().unwrap());
+        let believed = Leash { security: Some(security), who };
+        assert!(timeout(LOOK * 3, believed.pulled()).await.is_err(), "nothing can end it");
+    }
+}

@@ -297,13 +297,7 @@ async fn a_grant_of_the_node_lets_through_what_no_right_does_until_it_is_over() 
     assert_eq!((told.role, told.name.as_deref(), told.granted), (Role::Client, Some("ann"), true));
     assert_eq!(open(&ann, "edge-7/rpc").await.err(), Some(Code::Denied), "another service");
     assert_eq!(open(&bob, "edge-7/echo").await.err(), Some(Code::Denied), "another user");
-    let end = loop {
-        match stream.next().await {
-            Ok(Record::Data(_)) => {}
-            Ok(other) => panic!("{other:?}"),
-            Err(end) => break end,
-        }
-    };
+    let end = tokio::time::timeout(SOON, end_of(&mut stream)).await.expect("it ends when the grant does");
     assert_eq!(end.code(), Code::Expired, "{end}");
     assert_eq!(open(&ann, "edge-7/echo").await.err(), Some(Code::Denied));
     assert!(ann.session.end().is_none(), "the session goes on");

@@ -54,7 +54,7 @@ pub use mux::{
     ControlInbox, Driver, Early, Inbound, InboundError, Incoming, OpenError, Outgoing, Pulse, Session,
     SessionConfig, SessionEnd, StreamEnd, StreamIo, Substream, session,
 };
-pub use net::{Net, RealNet, TimedNet, is_this_machine};
+pub use net::{Net, RealNet, TimedNet, is_this_machine, outward_address};
 pub use proxy::{NoProxy, Proxied, Proxy, ProxySyntaxError};
 pub use rules::{ReconnectRules, RulesError, SessionRules};
 pub use sniff::{Greeting, SniffError, sniff};

@@ -120,6 +120,19 @@ pub fn is_this_machine(address: IpAddr) -> bool {
     address.is_loopback() || address.is_unspecified() || UdpSocket::bind((address, 0)).is_ok()
 }
 
+/// The address from which this machine would reach others, as the kernel routes; nothing is sent. `None`: it would reach
+/// nobody.
+pub fn outward_address() -> Option<IpAddr> {
+    // Addresses for documentation (RFC 5737, RFC 3849): they belong to nobody, and are routed like any other.
+    let ways = [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
+    let found = ways.into_iter().find_map(|(from, to)| {
+        let socket = UdpSocket::bind(from).ok()?;
+        socket.connect(to).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    });
+    found.filter(|address| !address.is_unspecified())
+}
+
 /// Binds a TCP listener that can be bound again at once after a restart. Without a host it is dual stack, or IPv4
 /// where the kernel has no IPv6.
 async fn listen_tcp(host: Option<&str>, port: u16) -> io::Result<TcpListener> {
@@ -202,5 +215,7 @@ mod tests {
         for elsewhere in ["192.0.2.1", "2001:db8::1"] {
             assert!(!is_this_machine(elsewhere.parse().unwrap()), "{elsewhere}");
         }
+        // A machine without any network reaches nobody.
+        assert!(outward_address().is_none_or(|address| is_this_machine(address)));
     }
 }
