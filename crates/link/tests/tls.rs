@@ -102,7 +102,6 @@ async fn both_ends_know_each_other_and_share_a_number_that_nobody_else_has() {
         let (mut dialled, mut accepted) = (dialled.unwrap(), accepted.unwrap());
         assert_eq!(peer(&dialled).shown(), Some(&hub.chain[0]));
         assert_eq!((peer(&accepted).alpn, peer(&dialled).alpn), (Alpn::Tunnel, Alpn::Tunnel));
-        assert_eq!(peer(&accepted).server_name.as_deref(), Some("hub"));
         assert_eq!(peer(&dialled).exporter, peer(&accepted).exporter);
         exporters.push(dialled.transport.exporter());
 
@@ -195,7 +194,7 @@ async fn a_machine_that_wakes_up_in_1970_believes_its_explorer_and_takes_its_tim
     let hub = ca.issue(&Leaf::explorer().valid(-1000 * 24 * HOUR..HOUR));
     let accept = accepting(hub.identity());
     let clock = TrustClock::with(|| 0);
-    assert!(clock.told_unix_ms() == 0 && clock.now_unix_ms() < now());
+    assert!(clock.now_unix_ms() < now());
     let told = welcome();
     let dialled = meet(&accept, &dialing(&ca.trusted(), None, clock.clone())).await.0.unwrap();
     assert!(dialled.welcome.time_unix_ms >= told.time_unix_ms);
@@ -499,7 +498,6 @@ async fn browsers_are_asked_for_nothing_and_see_the_certificate_of_the_name_they
             assert_eq!(browser.chain[0], shown.chain[0], "{name}");
             assert!(!browser.was_asked, "a browser would show a dialog");
             assert_eq!(accepted.tls().unwrap().alpn, Alpn::Web);
-            assert_eq!(accepted.tls().unwrap().server_name.as_deref(), Some(name));
             assert_eq!(accepted.tls().unwrap().shown(), None);
         }
     }

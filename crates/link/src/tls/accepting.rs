@@ -116,7 +116,6 @@ async fn finish(
 ) -> Result<Transport, AcceptTlsError> {
     let hello = start.client_hello();
     let tunnel = hello.alpn().is_some_and(|mut offered| offered.any(|protocol| protocol == TUNNEL));
-    let server_name = hello.server_name().map(ToOwned::to_owned);
     let (alpn, config) = match tunnel {
         true => (Alpn::Tunnel, &configs.tunnel),
         false => (Alpn::Web, &configs.web),
@@ -135,7 +134,7 @@ async fn finish(
     let exporter = tls
         .export_keying_material([0; 32], EXPORTER, None)
         .map_err(|error| AcceptTlsError::Refused(words::of(&error)))?;
-    let peer = TlsPeer { alpn, server_name, exporter, chain };
+    let peer = TlsPeer { alpn, exporter, chain };
     let pipe = TlsPipe::new(bounded.into_below(), tls.into(), Arc::new(peer)).map_err(failed)?;
     Ok(pipe.into())
 }

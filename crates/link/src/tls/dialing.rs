@@ -120,7 +120,7 @@ fn peer_of(tls: &ClientConnection) -> io::Result<TlsPeer> {
     let exporter = tls
         .export_keying_material([0; 32], EXPORTER, None)
         .map_err(|error| io::Error::other(error.to_string()))?;
-    Ok(TlsPeer { alpn: Alpn::Tunnel, server_name: None, exporter, chain })
+    Ok(TlsPeer { alpn: Alpn::Tunnel, exporter, chain })
 }
 
 /// What went wrong, from what TLS says and the first bytes that came.

@@ -10,7 +10,7 @@
 //! * [`names`]: what a certificate says, and the pin of an authority.
 //! * [`trust`]: whether to believe an explorer. [`clock`]: at what time.
 //! * [`dialing`], [`accepting`]: the two ends of a handshake. [`peer`]: what is known after it.
-//! * [`secret`]: proofs of a shared secret, bound to the connection.
+//! * `secret`: proofs of a shared secret, bound to the connection.
 //!
 //! rustls with ring, TLS 1.3 only, no tickets, no early data. It is named nowhere outside this folder.
 
@@ -22,7 +22,7 @@ pub mod identity;
 pub mod names;
 pub mod peer;
 pub(crate) mod pipe;
-pub mod secret;
+pub(crate) mod secret;
 pub mod trust;
 mod words;
 

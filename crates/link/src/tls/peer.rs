@@ -28,8 +28,6 @@ pub enum Alpn {
 pub struct TlsPeer {
     /// What is to be spoken.
     pub alpn: Alpn,
-    /// The host name the dialer named (SNI), if any: chosen by the dialer.
-    pub server_name: Option<String>,
     /// 32 bytes that only the two ends of this connection know: what proofs are bound to.
     pub exporter: [u8; 32],
     pub(super) chain: Vec<CertificateDer<'static>>,

@@ -10,22 +10,22 @@ use ring::hmac;
 
 /// What both ends' proofs are about.
 #[derive(Debug, Clone, Copy)]
-pub struct Binding<'a> {
+pub(crate) struct Binding<'a> {
     /// As what the dialer comes.
-    pub role: Role,
+    pub(crate) role: Role,
     /// Its name.
-    pub id: &'a NodeId,
+    pub(crate) id: &'a NodeId,
     /// Its number.
-    pub dialer: &'a Nonce,
+    pub(crate) dialer: &'a Nonce,
     /// The acceptor's number.
-    pub acceptor: &'a Nonce,
+    pub(crate) acceptor: &'a Nonce,
     /// What TLS exports of this connection; zeros without TLS.
-    pub exporter: &'a [u8; 32],
+    pub(crate) exporter: &'a [u8; 32],
 }
 
 /// Whose proof it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Prover {
+pub(crate) enum Prover {
     /// Who was dialled.
     Acceptor,
     /// Who dialled.
@@ -34,7 +34,7 @@ pub enum Prover {
 
 impl<'a> Binding<'a> {
     /// What belongs to this `Hello` on this connection.
-    pub fn of(hello: &'a Hello, acceptor: &'a Nonce, exporter: &'a [u8; 32]) -> Self {
+    pub(crate) fn of(hello: &'a Hello, acceptor: &'a Nonce, exporter: &'a [u8; 32]) -> Self {
         Self { role: hello.role, id: &hello.id, dialer: &hello.nonce, acceptor, exporter }
     }
 
@@ -63,14 +63,14 @@ impl<'a> Binding<'a> {
 }
 
 /// The proof that `prover` knows the secret.
-pub fn prove(secret: &Secret, prover: Prover, binding: &Binding<'_>) -> Mac {
+pub(crate) fn prove(secret: &Secret, prover: Prover, binding: &Binding<'_>) -> Mac {
     let mut mac = Mac([0; 32]);
     mac.0.copy_from_slice(hmac::sign(&key(secret), &binding.message(prover)).as_ref());
     mac
 }
 
 /// Whether `proof` is what `prover` would say if it knew the secret. In constant time.
-pub fn verify(secret: &Secret, prover: Prover, binding: &Binding<'_>, proof: &Mac) -> bool {
+pub(crate) fn verify(secret: &Secret, prover: Prover, binding: &Binding<'_>, proof: &Mac) -> bool {
     hmac::verify(&key(secret), &binding.message(prover), &proof.0).is_ok()
 }
 
