@@ -15,7 +15,8 @@ use reachback_wire::{Code, Credential, NodeId, Secret, Welcome};
 use crate::{
     enrolment::EnrolmentError,
     identity::{Identity, RandomError},
-    membership::{Membership, Papers, Step},
+    membership::{Membership, Papers},
+    plan::Step,
 };
 
 /// A way in. Clones are the same one.

@@ -2,21 +2,17 @@
 //!
 //! An operator pastes one line and never thinks of certificates again. So whoever holds a [`Membership`] decides before
 //! each dial what to do, by itself: show the certificate; or, where there is none, exchange the join string for one; or
-//! have one renewed that has expired. What the explorer says to that changes what is done next time, and nothing is ever
-//! given up: the remedy is usually on the other side.
-//!
-//! ```text
-//! nothing kept ── join ──▶ enrolled ── its certificate is shown ──▶ a session ── at half of its life ──▶ renewed
-//!                  ▲           │ expired, by our clock or the explorer's word
-//!                  │           ▼
-//!                  └──────── renew                  (only where a join string is at hand)
-//! ```
+//! have one renewed that has expired. What the explorer says to that changes what is done next time (plan.rs), and nothing
+//! is ever given up: the remedy is usually on the other side, and the refusal is told with it (remedy.rs).
 //!
 //! A kept identity wins over a join string, so that one can stay in a unit file for ever. It loses when the explorer no
 //! longer knows it (an ephemeral name that was forgotten). And it loses to a join string that it did not come from, which
 //! is an operator's word, when it was revoked or the explorer shows another authority (it was set up anew).
 
-use std::{path::Path, path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use parking_lot::Mutex;
 use reachback_link::{
@@ -26,7 +22,7 @@ use reachback_link::{
         utc,
     },
 };
-use reachback_wire::{Code, Credential, Enrolled, Hex, NodeId, Renewed, Role, Welcome, join::JoinString};
+use reachback_wire::{Code, Credential, Enrolled, Hex, NodeId, Renewed, Role, Welcome, join};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::spawn_blocking,
@@ -36,6 +32,8 @@ use crate::{
     access::AccessError,
     enrolment::{About, Enrolment, load_clock, store_clock},
     limits::CLOCK_KEPT_EVERY,
+    plan::{Answer, Failed, JoinString, Plan, Step},
+    remedy,
     state_dir::{StateDir, StateError},
 };
 
@@ -55,7 +53,7 @@ struct Inner {
 }
 
 struct Join {
-    string: JoinString,
+    string: join::JoinString,
     addresses: Vec<Address>,
 }
 
@@ -78,28 +76,6 @@ struct Member {
     security: DialSecurity,
 }
 
-/// What the last answers suggest to do next.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Plan {
-    /// What the certificate and the clock say.
-    #[default]
-    AsUsual,
-    /// The explorer says that it has expired.
-    Renew,
-    /// The explorer does not know it, or is another one.
-    Join,
-    /// Renewing early did not work: the certificate is good for a while yet.
-    Session,
-}
-
-/// What is to be done on the next connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
-    Session,
-    Renew,
-    Join,
-}
-
 /// What to show on the next connection, and whom to believe.
 pub(crate) struct Papers {
     pub(crate) step: Step,
@@ -117,7 +93,7 @@ pub enum MembershipError {
     #[error(transparent)]
     State(#[from] StateError),
     /// Nothing is kept, and there is no join string.
-    #[error("{} has no identity yet: start it once with the join string that the explorer printed, or get one there with: {}", of(.role, .id), command(.role, .id))]
+    #[error("{} has no identity yet: start it once with the join string that the explorer printed, or get one there with: {}", remedy::whose(*.role, .id), remedy::token(*.role, .id))]
     Nothing {
         /// As what it wants in.
         role: Role,
@@ -159,7 +135,7 @@ impl Membership {
         role: Role,
         id: NodeId,
         state_dir: Option<&Path>,
-        join: Option<JoinString>,
+        join: Option<join::JoinString>,
     ) -> Result<Self, MembershipError> {
         let state = state_dir.map(StateDir::at);
         let kept = state.as_ref().map(Enrolment::load).transpose()?.flatten();
@@ -174,7 +150,9 @@ impl Membership {
             (Some(enrolment), _) => held.member = Some(Member::new(enrolment, &clock)?),
             (None, _) if join.is_none() => return Err(MembershipError::Nothing { role, id }),
             // Whoever can't keep what a join string brings should know before the string is used up.
-            (None, Some(state)) => held.warning = state.probe().err().map(|error| unkept(role, &error)),
+            (None, Some(state)) => {
+                held.warning = state.probe().err().map(|error| remedy::unkept(role, &error))
+            }
             (None, None) => {}
         }
         if let Some(warning) = &held.warning {
@@ -275,30 +253,27 @@ impl Membership {
     /// An explorer did not let us in: what is done next may be something else. True if it is worth trying at once.
     pub(crate) fn failed(&self, step: Step, error: &DialError) -> bool {
         let mut held = self.0.held.lock();
-        let code = match error {
-            DialError::Denied(refusal) => Some(refusal.code),
-            _ => None,
+        let came_from = held.member.as_ref().map(|member| &member.enrolment.about.joined_with);
+        let attempt = Failed {
+            step,
+            plan: held.plan,
+            answer: match error {
+                DialError::Denied(refusal) => Answer::Denied(refusal.code),
+                DialError::Untrusted { why: Untrusted::Authority, .. } => Answer::OtherAuthority,
+                _ => Answer::None,
+            },
+            join: match &self.0.join {
+                None => JoinString::None,
+                Some(join) if came_from == Some(&join.fingerprint()) => JoinString::Used,
+                Some(_) => JoinString::New,
+            },
+            unproven: held.unproven,
+            expired: held
+                .member
+                .as_ref()
+                .is_some_and(|member| self.is_past(member.enrolment.not_after_unix_ms)),
         };
-        let may_join = self.0.join.is_some() && !held.unproven;
-        let is_new = self.0.join.as_ref().is_some_and(|join| {
-            let came_from = held.member.as_ref().map(|member| &member.enrolment.about.joined_with);
-            came_from != Some(&join.fingerprint())
-        });
-        let untrusted = matches!(error, DialError::Untrusted { why: Untrusted::Authority, .. });
-        let expired =
-            held.member.as_ref().is_some_and(|member| self.is_past(member.enrolment.not_after_unix_ms));
-        let (plan, at_once) = match (step, code) {
-            (Step::Session | Step::Renew, _) if untrusted && is_new => (Plan::Join, false),
-            (Step::Session, Some(Code::Expired)) => (Plan::Renew, false),
-            (Step::Session | Step::Renew, Some(Code::Unauthenticated)) if may_join => (Plan::Join, false),
-            (Step::Session | Step::Renew, Some(Code::Revoked)) if may_join && is_new => (Plan::Join, false),
-            (Step::Renew, Some(Code::Expired)) if may_join => (Plan::Join, false),
-            // Renewing early can wait; being away can't.
-            (Step::Renew, _) if !expired && held.plan != Plan::Renew => (Plan::Session, true),
-            // What is kept may be good again by now.
-            (Step::Join, _) => (Plan::AsUsual, false),
-            _ => (held.plan, false),
-        };
+        let (plan, at_once) = attempt.next();
         held.plan = plan;
         at_once
     }
@@ -336,38 +311,15 @@ impl Membership {
 
     /// What a refusal means for this machine, with what to do about it where it does not say.
     pub(crate) fn explain(&self, code: Code, message: &str) -> String {
-        let (role, id) = (self.0.role, &self.0.id);
-        if message.contains("reachback ") {
-            return message.to_owned();
-        }
-        let join = command(&role, id);
-        match (code, role) {
-            (Code::IdTaken, _) => format!(
-                "{message}; if this machine is meant to have the id now, on the explorer: reachback release {id}"
-            ),
-            (Code::Revoked, _) => format!(
-                "{message}; to let it in again, on the explorer: reachback release {id}, and then a join string from: {join}"
-            ),
-            (Code::Expired | Code::Unauthenticated, _) => {
-                format!("{message}; for a new join string, on the explorer: {join}")
-            }
-            _ => message.to_owned(),
-        }
+        remedy::explain(self.0.role, &self.0.id, code, message)
     }
 
     fn step(&self) -> Step {
         let held = self.0.held.lock();
-        match (&held.member, held.plan) {
-            (None, _) | (Some(_), Plan::Join) => Step::Join,
-            (Some(_), Plan::Renew) => Step::Renew,
-            (Some(_), Plan::Session) => Step::Session,
-            (Some(member), Plan::AsUsual) => {
-                let Enrolment { not_after_unix_ms, .. } = member.enrolment;
-                // A node renews over its session; a command that runs once may have no time for that.
-                let early = self.0.role == Role::Client && self.is_past(member.enrolment.renew_at_unix_ms());
-                if early || self.is_past(not_after_unix_ms) { Step::Renew } else { Step::Session }
-            }
-        }
+        let Some(Member { enrolment, .. }) = &held.member else { return Step::Join };
+        // A node renews over its session; a command that runs once may have no time for that.
+        let early = self.0.role == Role::Client && self.is_past(enrolment.renew_at_unix_ms());
+        held.plan.step(early || self.is_past(enrolment.not_after_unix_ms))
     }
 
     fn is_past(&self, unix_ms: u64) -> bool {
@@ -425,7 +377,7 @@ impl Membership {
         match kept {
             Ok(()) => held.warning = None,
             Err(error) => {
-                let warning = unkept(self.0.role, &error);
+                let warning = remedy::unkept(self.0.role, &error);
                 if held.warning.is_none() {
                     tracing::warn!("{warning}");
                 }
@@ -447,7 +399,7 @@ impl std::fmt::Debug for Membership {
 }
 
 impl Join {
-    fn new(string: JoinString) -> Result<Self, MembershipError> {
+    fn new(string: join::JoinString) -> Result<Self, MembershipError> {
         let addresses = addresses(string.addresses())?;
         Ok(Self { string, addresses })
     }
@@ -476,27 +428,4 @@ fn addresses(texts: &[String]) -> Result<Vec<Address>, MembershipError> {
         })
     };
     texts.iter().map(address).collect()
-}
-
-fn unkept(role: Role, error: &StateError) -> String {
-    let kind = if role == Role::Node { "register" } else { "user" };
-    format!(
-        "the certificate of this machine can't be kept ({error}); it is held in memory and has to be got again after a \
-         restart, for which the token must be good for more than one use (reachback token create --role {kind} --uses \
-         unlimited)"
-    )
-}
-
-fn of(role: &Role, id: &NodeId) -> String {
-    match role {
-        Role::Client => "this machine".to_owned(),
-        role => format!("{role} \"{id}\""),
-    }
-}
-
-fn command(role: &Role, id: &NodeId) -> String {
-    match role {
-        Role::Client => "reachback token create --role user --allow 'NODE/SERVICE'".to_owned(),
-        _ => format!("reachback token create --role register --node {id}"),
-    }
 }

@@ -416,11 +416,11 @@ async fn the_time_that_explorers_tell_is_kept_unless_it_makes_no_sense() {
         let mut states = dialer.line.states();
         let stands = states.wait_for(|state| matches!(state, LineState::Serving { .. }));
         within("a session", stands).await.unwrap();
-        assert_eq!(membership.clock().told_unix_ms(), known, "told {told}");
+        assert_eq!(membership.clock().now_unix_ms(), known, "told {told}");
         dialer.line.shutdown().await;
     }
     // After a restart, too.
-    assert_eq!(open(Some(directory.path()), None).clock().told_unix_ms(), later);
+    assert_eq!(open(Some(directory.path()), None).clock().now_unix_ms(), later);
 }
 
 #[tokio::test]
