@@ -299,7 +299,21 @@ fn the_first_ten_minutes() {
              its address?"
         ),
     );
-    let finished = nodes("nowhere.invalid");
+    // Whoever knows nothing of an explorer elsewhere says that plaintext is fine, or logs in.
+    says(
+        refused(&nodes("nowhere.invalid"), 78),
+        "error: nowhere.invalid:9002: nothing says how that explorer is recognised, and in plaintext everybody on the way could \
+         read and change what passes; log in with the line its admin has made: reachback login STRING, or, on a network you \
+         trust, add --insecure-plaintext",
+    );
+    let node = home.run(&["node", "--id", "edge-7", "--explorer", "nowhere.invalid", "--service", "a=1"]);
+    says(
+        refused(&node, 78),
+        "error: nowhere.invalid:9002: nothing says how that explorer is recognised, and in plaintext everybody on the way could \
+         read and change what passes; give this node a line to join with: --join STRING, or, on a network you trust, add \
+         --insecure-plaintext",
+    );
+    let finished = home.run(&["nodes", "--explorer", "nowhere.invalid", "--insecure-plaintext"]);
     let stderr = refused(&finished, 69);
     assert!(
         stderr.starts_with("peer_unreachable: can't connect to nowhere.invalid:9002: ")
@@ -557,7 +571,7 @@ fn who_is_not_believed_is_told_why_and_what_to_do() {
     says(refused(&stranger.run(&["node", "--join", cut]), 78), &format!("error: {rest}"));
     says(refused(&stranger.run(&["check", "node", "--join", cut]), 78), &format!("error: {rest}"));
     says(
-        refused(&stranger.run_with_input(&["login", "-"], user[..user.len() - 5].as_bytes()), 64),
+        refused(&stranger.run_with_input(&["login", "-"], &user.as_bytes()[..user.len() - 5]), 64),
         &format!("error: {rest}"),
     );
 

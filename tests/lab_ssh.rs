@@ -150,7 +150,7 @@ fn a_proxy_is_the_only_way_out() {
     let socks = format!("socks5://127.0.0.1:{SOCKS_PORT}");
     let edge = |command: &[&str], variables: &[(&str, &str)]| {
         let mut edge = lab.edge().command(REACHBACK);
-        edge.args(command).args(["--explorer", &explorer]);
+        edge.args(command).args(["--insecure-plaintext", "--explorer", &explorer]);
         for name in ["HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy", "REACHBACK_PROXY"] {
             edge.env_remove(name);
         }
@@ -170,7 +170,7 @@ fn a_proxy_is_the_only_way_out() {
         node.wait_for_line(&format!("{NODE} online at hub"), SOON).unwrap();
         // In at the hub, and from beside the node through the same proxy back to it.
         let mut inside = lab.hub().command(REACHBACK);
-        inside.args(["connect", &format!("{NODE}/echo"), "--explorer", &explorer]);
+        inside.args(["connect", &format!("{NODE}/echo"), "--insecure-plaintext", "--explorer", &explorer]);
         let target = format!("{NODE}/echo");
         let outside = edge(&[&["connect", &target][..], flags].concat(), variables);
         for mut command in [inside, outside] {

@@ -111,7 +111,8 @@ impl<'a> Authority<'a> {
         let file = format!(
             "mode = \"strict\"\n[tls]\ncert_path = \"{}\"\nkey_path = \"{}\"\nca_cert_path = \"{}\"\n\
              require_client_auth = true\nnode_id_verification = \"{verification}\"\n\
-             [[caller]]\nname = \"edge-7\"\nallow = [\"edge-8/echo\"]\n",
+             [[caller]]\nname = \"edge-7\"\nallow = [\"edge-8/echo\"]\n\
+             [[caller]]\nname = \"ann\"\nallow = [\"edge-*/echo\"]\n",
             at("hub.pem"),
             at("hub.key"),
             at("ca.pem")
@@ -176,6 +177,26 @@ fn certificates_of_somebody_elses_authority() {
     nine.wait_for_line("edge-9 online at hub-1", SOON).unwrap();
     // What one may not reach one doesn't hear of either.
     nine.wait_for_line("is closed: edge-8/echo is offline", SOON).unwrap();
+
+    // So do people, with certificates of their own.
+    authority.issue("ann", "ann", "ann");
+    authority.issue("ben", "ben", "ben");
+    let connect = |who: &str| {
+        let (certificate, key) = (format!("{who}.pem"), format!("{who}.key"));
+        let shown = ["--cert-file", &certificate, "--key-file", &key, "--ca-file", "ca.pem"];
+        home.run_with_input(
+            &[&["connect", "edge-8/echo", "--explorer", &address][..], &shown].concat(),
+            b"hello",
+        )
+    };
+    let visited = connect("ann");
+    assert_eq!(visited.stdout, "hello\n", "{}", visited.stderr);
+    let nobody = connect("ben");
+    assert!(
+        refused(&nobody, 77).contains("this certificate is for ben, and no [[caller]]"),
+        "{}",
+        nobody.stderr
+    );
 
     // A certificate names its node; which of its names counts is configured.
     let squatter = authority.node(&address, "edge-4", "seven", &[]);
@@ -284,7 +305,8 @@ fn files_that_make_no_certificate_are_refused() {
         fs::write(home.path(file), content).unwrap();
         let finished = start();
         assert!(refused(&finished, 78).contains(part), "{file}: {}", finished.stderr);
-        let checked = home.run(&["check", "explorer", "--listen", "127.0.0.1:0", "--config", "explorer.toml"]);
+        let checked =
+            home.run(&["check", "explorer", "--listen", "127.0.0.1:0", "--config", "explorer.toml"]);
         assert_eq!(refused(&checked, 78), finished.stderr, "check says what a start says");
         fs::write(home.path(file), before).unwrap();
     }

@@ -64,7 +64,7 @@ fn entries() -> Vec<Entry> {
             "status",
             "-q",
             Ends(&[], "explorer hub-1"),
-            (&["--explorer", "nowhere.invalid"], 69, "nowhere.invalid"),
+            (&["--explorer", "nowhere.invalid", "--insecure-plaintext"], 69, "nowhere.invalid"),
         ),
         (
             "call",

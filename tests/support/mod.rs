@@ -125,7 +125,7 @@ impl World {
 
     /// The command line of `reachback connect`, for a ProxyCommand.
     pub(crate) fn connect_line(&self, target: &str) -> String {
-        format!("{REACHBACK} connect --explorer {} {target}", explorer_address(&self.lab))
+        format!("{REACHBACK} connect --insecure-plaintext --explorer {} {target}", explorer_address(&self.lab))
     }
 
     /// A TCP connection of a visitor on the hub.
@@ -179,7 +179,7 @@ fn explorer_address(lab: &Lab) -> String {
 fn client(lab: &Lab, arguments: &[&str]) -> Command {
     let (name, rest) = arguments.split_first().expect("a command");
     let mut command = lab.hub().command(REACHBACK);
-    command.args([name, "--explorer", &explorer_address(lab)]).args(rest);
+    command.args([name, "--insecure-plaintext", "--explorer", &explorer_address(lab)]).args(rest);
     command
 }
 
@@ -200,7 +200,7 @@ fn start_explorer(lab: &Lab, home: &TempDir, services: &[(&str, u16)], heartbeat
 
 fn start_node(lab: &Lab, services: &[(&str, u16)]) -> Process {
     let mut command = lab.edge().command(REACHBACK);
-    command.args(["node", "--id", NODE, "--explorer", &explorer_address(lab)]);
+    command.args(["node", "--id", NODE, "--insecure-plaintext", "--explorer", &explorer_address(lab)]);
     for (service, port) in services {
         command.args(["--service", &format!("{service}={port}")]);
     }

@@ -150,6 +150,9 @@ pub(super) fn reachback(
     }
     let mut node = tools.command(edge, "reachback")?;
     node.args(["node", "--explorer", &hub.at(TUNNEL).to_string()]).args(node_arguments());
+    if !hub.address.is_loopback() {
+        node.arg("--insecure-plaintext");
+    }
     Ok(vec![explorer, node])
 }
 

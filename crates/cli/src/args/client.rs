@@ -28,6 +28,20 @@ pub(crate) struct CredentialArguments {
     /// The certificate authorities, PEM, by which the explorer is recognised.
     #[arg(long, value_name = "FILE", env = "REACHBACK_CA_FILE", hide_env_values = true)]
     pub(crate) ca_file: Option<PathBuf>,
+    /// A certificate of another authority to show, PEM; with --key-file and --ca-file.
+    #[arg(long, value_name = "FILE", env = "REACHBACK_CERT_FILE", hide_env_values = true)]
+    pub(crate) cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    #[arg(long, value_name = "FILE", env = "REACHBACK_KEY_FILE", hide_env_values = true)]
+    pub(crate) key_file: Option<PathBuf>,
+    /// For labs: dial other machines although nothing is encrypted and anybody could be that explorer.
+    #[arg(
+        long,
+        env = "REACHBACK_INSECURE_PLAINTEXT",
+        hide_env_values = true,
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub(crate) insecure_plaintext: bool,
 }
 
 /// Whether what passes between here and the explorer is compressed.

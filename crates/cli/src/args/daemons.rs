@@ -175,9 +175,10 @@ pub(crate) struct NodeArguments {
     pub(crate) memory: MemoryArguments,
     #[command(flatten)]
     pub(crate) transport: TransportArguments,
-    /// A TOML file with id, explorers, join, join_file, state_dir, secret_file, token_file, ca_file, labels, proxy,
-    /// allow_dial, control_socket, tls, limits, transport, reconnect, compression, service tables (name, address,
-    /// framing, path, probe, allow, compression) and forward tables (listen, target).
+    /// A TOML file with id, explorers, join, join_file, state_dir, secret_file, token_file, ca_file,
+    /// insecure_plaintext, labels, proxy, allow_dial, control_socket, tls, limits, transport, reconnect,
+    /// compression, service tables (name, address, framing, path, probe, allow, compression) and forward
+    /// tables (listen, target).
     #[arg(long, value_name = "FILE", env = "REACHBACK_CONFIG", hide_env_values = true)]
     pub(crate) config: Option<PathBuf>,
     /// Catches `node edge-7`, which people type when they want to look at a node.

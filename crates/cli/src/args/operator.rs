@@ -117,9 +117,9 @@ pub(crate) struct CheckArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CheckRole {
     /// What `reachback explorer` would run with.
-    Explorer(ExplorerArguments),
+    Explorer(Box<ExplorerArguments>),
     /// What `reachback node` would run with.
-    Node(NodeArguments),
+    Node(Box<NodeArguments>),
 }
 
 /// `reachback completions`.

@@ -27,8 +27,8 @@ pub(crate) fn run(
     let own = matches.subcommand_matches("check");
     let file = arguments.config;
     let (name, origins, listeners) = match arguments.role {
-        Some(CheckRole::Explorer(role)) => explorer(role, file, own, environment)?,
-        Some(CheckRole::Node(role)) => node(role, file, own, environment)?,
+        Some(CheckRole::Explorer(role)) => explorer(*role, file, own, environment)?,
+        Some(CheckRole::Node(role)) => node(*role, file, own, environment)?,
         None => {
             let Some(path) = file else {
                 return Err(Failure::usage(

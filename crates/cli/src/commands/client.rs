@@ -19,7 +19,8 @@ use crate::{
 pub(crate) fn explorer(arguments: ClientArguments, environment: &Environment) -> Result<Way, Failure> {
     let ClientArguments { explorer, profile, credentials, proxy } = arguments;
     let proxy = proxy::resolve(proxy.proxy, environment, None, &mut Origins::default())?;
-    let shown = Shown::from(credentials);
+    let shown = Shown::of(credentials)?;
+    let insecure = shown.insecure;
     let profile = match (shown.is_anything(), profile) {
         (true, Some(name)) => {
             return Err(Failure::usage(format_args!(
@@ -48,7 +49,8 @@ pub(crate) fn explorer(arguments: ClientArguments, environment: &Environment) ->
         None => match shown.access(std::slice::from_ref(&dialled))? {
             Some(access) => access,
             None => {
-                dialled.in_plaintext("log in with the line its admin has made: reachback login STRING")?;
+                let remedy = "log in with the line its admin has made: reachback login STRING";
+                dialled.in_plaintext(insecure, remedy)?;
                 Access::plain()
             }
         },

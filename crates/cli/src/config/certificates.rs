@@ -51,6 +51,28 @@ pub(super) struct DialerFiles {
     pub(super) ca: Option<PathBuf>,
 }
 
+impl OwnCertificate {
+    /// Both files, or neither; `names` is what they are called where they are named.
+    ///
+    /// # Errors
+    /// One without the other.
+    pub(super) fn of(
+        cert_path: Option<PathBuf>,
+        key_path: Option<PathBuf>,
+        names: (&str, &str),
+    ) -> Result<Option<Self>, Failure> {
+        let (given, missing) = match (cert_path, key_path) {
+            (Some(cert_path), Some(key_path)) => return Ok(Some(Self { cert_path, key_path })),
+            (None, None) => return Ok(None),
+            (Some(_), None) => names,
+            (None, Some(_)) => (names.1, names.0),
+        };
+        Err(Failure::config(format_args!(
+            "{given} without {missing}: a certificate needs its key; name both files"
+        )))
+    }
+}
+
 impl TlsTable {
     /// As an explorer takes it.
     pub(super) fn for_explorer(self, origins: &mut Origins) -> TlsFiles {
@@ -87,12 +109,7 @@ impl TlsTable {
                 ));
             }
         }
-        let own = match (self.cert_path, self.key_path) {
-            (Some(cert_path), Some(key_path)) => Some(OwnCertificate { cert_path, key_path }),
-            (None, None) => None,
-            (Some(_), None) => return Err(half("cert_path", "key_path")),
-            (None, Some(_)) => return Err(half("key_path", "cert_path")),
-        };
+        let own = OwnCertificate::of(self.cert_path, self.key_path, ("[tls] cert_path", "[tls] key_path"))?;
         Ok(DialerFiles { own, ca: self.ca_cert_path })
     }
 
@@ -117,12 +134,6 @@ impl WebTable {
         origins.note("web.key_path", shown(&self.key_path), Origin::File);
         WebFiles { cert_path: self.cert_path, key_path: self.key_path }
     }
-}
-
-fn half(given: &str, missing: &str) -> Failure {
-    Failure::config(format_args!(
-        "[tls] {given} without {missing}: a certificate needs its key; name both files"
-    ))
 }
 
 fn shown(path: &Path) -> String {

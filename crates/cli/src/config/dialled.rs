@@ -3,7 +3,7 @@
 //! The scheme names the transport, not the trust. What is encrypted follows from what the dialer knows of the explorer;
 //! `tls://` only refuses to go on where it knows nothing.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use reachback_link::{Address, AddressError};
 
@@ -40,16 +40,32 @@ impl fmt::Display for Dialled {
 }
 
 impl Dialled {
-    /// Whether it may be dialled by somebody who has nothing to recognise its explorer by.
+    /// Whether it may be dialled by somebody who has nothing to recognise its explorer by. `insecure` is the word that
+    /// this is fine.
     ///
     /// # Errors
-    /// TLS was asked for, or other machines could listen on the way and nobody said that this is fine.
-    pub(crate) fn in_plaintext(&self, remedy: &str) -> Result<(), Failure> {
-        match self.tls {
-            true => Err(Failure::config(format_args!(
+    /// TLS was asked for, or others could listen on the way, or be that explorer, and nobody said that this is fine.
+    pub(crate) fn in_plaintext(&self, insecure: bool, remedy: &str) -> Result<(), Failure> {
+        match (self.tls, insecure || self.is_near()) {
+            (false, true) => Ok(()),
+            (true, _) => Err(Failure::config(format_args!(
                 "{self}: nothing says how that explorer is recognised; {remedy}, or name its authority: --ca-file FILE"
             ))),
-            false => Ok(()),
+            (false, false) => Err(Failure::config(format_args!(
+                "{self}: nothing says how that explorer is recognised, and in plaintext everybody on the way could read and \
+                 change what passes; {remedy}, or, on a network you trust, add --insecure-plaintext"
+            ))),
+        }
+    }
+
+    /// Whether what is sent there passes no network.
+    pub(crate) fn is_near(&self) -> bool {
+        match &self.address {
+            Address::Unix(_) => true,
+            Address::Tcp { host, .. } => {
+                host == "localhost"
+                    || host.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+            }
         }
     }
 }
@@ -69,8 +85,23 @@ mod tests {
         ] {
             let dialled: Dialled = text.parse().unwrap();
             assert_eq!((dialled.to_string().as_str(), dialled.tls), (shown, tls));
-            assert_eq!(dialled.in_plaintext("log in").is_err(), tls);
+            assert_eq!(dialled.in_plaintext(true, "log in").is_err(), tls);
         }
+        for (text, near) in [
+            ("127.0.0.1:1", true),
+            ("[::1]", true),
+            ("localhost", true),
+            ("/run/x.sock", true),
+            ("hub", false),
+            ("10.0.0.7", false),
+            ("localhost.example.com", false),
+        ] {
+            let dialled: Dialled = text.parse().unwrap();
+            assert_eq!(dialled.in_plaintext(false, "log in").is_ok(), near, "{text}");
+        }
+        let refusal =
+            "hub".parse::<Dialled>().unwrap().in_plaintext(false, "log in").unwrap_err().to_string();
+        assert!(refusal.contains("log in") && refusal.contains("--insecure-plaintext"), "{refusal}");
         assert!("tls:///run/x.sock".parse::<Dialled>().is_err());
         assert!("tls://".parse::<Dialled>().is_err());
     }

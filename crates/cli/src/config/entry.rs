@@ -9,10 +9,7 @@ use std::{
 };
 
 use reachback_client::{Access, AccessError};
-use reachback_link::{
-    Address,
-    tls::{Identity, ServerTrust, certificates_from_pem},
-};
+use reachback_link::tls::{Identity, ServerTrust, certificates_from_pem};
 
 use crate::{
     args::CredentialArguments,
@@ -27,12 +24,20 @@ pub(crate) struct Shown {
     pub(crate) secret: Option<PathBuf>,
     pub(crate) own: Option<OwnCertificate>,
     pub(crate) ca: Option<PathBuf>,
+    /// The word that plaintext is fine.
+    pub(crate) insecure: bool,
 }
 
-impl From<CredentialArguments> for Shown {
-    fn from(arguments: CredentialArguments) -> Self {
-        let CredentialArguments { token_file, secret_file, ca_file } = arguments;
-        Self { token: token_file, secret: secret_file, own: None, ca: ca_file }
+impl Shown {
+    /// What the command line names.
+    ///
+    /// # Errors
+    /// A certificate without its key, or a key without its certificate.
+    pub(crate) fn of(arguments: CredentialArguments) -> Result<Self, Failure> {
+        let CredentialArguments { token_file, secret_file, ca_file, cert_file, key_file, insecure_plaintext } =
+            arguments;
+        let own = OwnCertificate::of(cert_file, key_file, ("--cert-file", "--key-file"))?;
+        Ok(Self { token: token_file, secret: secret_file, own, ca: ca_file, insecure: insecure_plaintext })
     }
 }
 
@@ -54,9 +59,17 @@ impl Shown {
     /// Something came from stdin, which can be read once, or the working directory has no name.
     pub(crate) fn flags(&self) -> Result<Vec<String>, Failure> {
         let mut flags = Vec::new();
-        for (flag, path) in
-            [("--token-file", &self.token), ("--secret-file", &self.secret), ("--ca-file", &self.ca)]
-        {
+        if self.insecure {
+            flags.push("--insecure-plaintext".to_owned());
+        }
+        let own = self.own.as_ref();
+        for (flag, path) in [
+            ("--token-file", self.token.as_ref()),
+            ("--secret-file", self.secret.as_ref()),
+            ("--ca-file", self.ca.as_ref()),
+            ("--cert-file", own.map(|own| &own.cert_path)),
+            ("--key-file", own.map(|own| &own.key_path)),
+        ] {
             let Some(path) = path else { continue };
             let path = match path.to_str() {
                 Some("-") => Err("stdin can be read once only; write a file".to_owned()),
@@ -76,7 +89,7 @@ impl Shown {
     /// # Errors
     /// A file can't be read, two of them say different things, or one alone says nothing.
     pub(crate) fn access(self, to: &[Dialled]) -> Result<Option<Access>, Failure> {
-        let Self { token, secret, own, ca } = self;
+        let Self { token, secret, own, ca, insecure } = self;
         let trust = ca.as_deref().map(trust).transpose()?;
         match (token, secret, own, trust) {
             (None, None, None, None) => Ok(None),
@@ -86,7 +99,7 @@ impl Shown {
             )),
             (Some(path), None, None, trust) => {
                 if trust.is_none()
-                    && let Some(far) = to.iter().find(|dialled| !is_near(&dialled.address))
+                    && let Some(far) = to.iter().find(|dialled| !dialled.is_near())
                 {
                     return Err(Failure::config(format_args!(
                         "{far}: without its authority the token would cross the network readable to everybody on the \
@@ -95,10 +108,18 @@ impl Shown {
                 }
                 made(Access::token(secret::read(&path, "--token-file")?, trust.as_ref()))
             }
-            (None, Some(path), None, trust) => made(Access::secret(secret::shared(&path)?, trust.as_ref())),
+            (None, Some(path), None, trust) => {
+                // Both ends prove that they know it, and what passes then is readable all the same.
+                if trust.is_none() {
+                    let remedy = "add its authority to the secret: --ca-file FILE";
+                    to.iter().try_for_each(|dialled| dialled.in_plaintext(insecure, remedy))?;
+                }
+                made(Access::secret(secret::shared(&path)?, trust.as_ref()))
+            }
             (None, None, Some(own), Some(trust)) => made(Access::certificate(&identity(&own)?, &trust)),
             (None, None, Some(_), None) => Err(Failure::config(
-                "[tls] cert_path: nothing says how the explorer is recognised; add [tls] ca_cert_path",
+                "a certificate is shown to nobody who is not recognised: name the authorities of the explorer, --ca-file or \
+                 [tls] ca_cert_path",
             )),
             _ => Err(Failure::config(
                 "a token, a secret and a certificate are three ways to say who this is; give one of them",
@@ -109,17 +130,6 @@ impl Shown {
 
 fn made(access: Result<Access, AccessError>) -> Result<Option<Access>, Failure> {
     access.map(Some).map_err(Failure::config)
-}
-
-/// Whether what is sent there passes no network.
-fn is_near(address: &Address) -> bool {
-    match address {
-        Address::Unix(_) => true,
-        Address::Tcp { host, .. } => {
-            host == "localhost"
-                || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-        }
-    }
 }
 
 fn trust(path: &Path) -> Result<ServerTrust, Failure> {

@@ -12,7 +12,6 @@ use reachback_wire::{NodeId, Role, Secret, join::JoinString};
 use crate::{
     args::CredentialArguments,
     config::{
-        certificates::DialerFiles,
         dialled::Dialled,
         entry::Shown,
         origin::{Origin, Origins},
@@ -153,7 +152,7 @@ pub(super) fn way_in(
                 )));
             }
             for to in &named {
-                to.in_plaintext("give this node a line to join with: --join STRING")?;
+                to.in_plaintext(shown.insecure, "give this node a line to join with: --join STRING")?;
             }
             let explorers = match named.is_empty() {
                 true => {
@@ -168,21 +167,27 @@ pub(super) fn way_in(
     }
 }
 
+/// What the command line shows, and where it says nothing the file.
 pub(super) fn shown(
     typed: CredentialArguments,
-    [token, secret, ca]: [Option<PathBuf>; 3],
-    files: DialerFiles,
+    file: Shown,
     origins: &mut Origins,
-) -> Shown {
+) -> Result<Shown, Failure> {
+    let typed = Shown::of(typed)?;
     let mut pick = |key, typed, file| {
         origins.pick(key, [(Origin::Typed, typed), (Origin::File, file)], |path: &PathBuf| {
             path.display().to_string()
         })
     };
-    Shown {
-        token: pick("token_file", typed.token_file, token),
-        secret: pick("secret_file", typed.secret_file, secret),
-        ca: pick("ca_file", typed.ca_file, ca).or(files.ca),
-        own: files.own,
+    let shown = Shown {
+        token: pick("token_file", typed.token, file.token),
+        secret: pick("secret_file", typed.secret, file.secret),
+        ca: pick("ca_file", typed.ca, file.ca),
+        own: typed.own.or(file.own),
+        insecure: typed.insecure || file.insecure,
+    };
+    if shown.insecure {
+        origins.note("insecure_plaintext", true, if typed.insecure { Origin::Typed } else { Origin::File });
     }
+    Ok(shown)
 }

@@ -19,6 +19,7 @@ use crate::{
         certificates::TlsTable,
         compression::{self, CompressionTable},
         dialled::Dialled,
+        entry::Shown,
         file::{self, Checked},
         joining::{CredentialFiles, Join, shown, way_in},
         list::{List, PortTable},
@@ -46,6 +47,7 @@ struct NodeFile {
     token_file: Option<PathBuf>,
     secret_file: Option<PathBuf>,
     ca_file: Option<PathBuf>,
+    insecure_plaintext: bool,
     tls: TlsTable,
     labels: BTreeMap<String, String>,
     proxy: Option<Checked<ProxyChoice>>,
@@ -125,9 +127,15 @@ pub(crate) fn resolve(
     let named = explorers(arguments.explorer, environment, file.explorers, origins)?;
     let compressed = file.compression.asks();
     let files = file.tls.for_dialer(origins)?;
+    let in_file = Shown {
+        token: file.token_file,
+        secret: file.secret_file,
+        own: files.own,
+        ca: file.ca_file.or(files.ca),
+        insecure: file.insecure_plaintext,
+    };
     let place = state_dir(arguments.state_dir, file.state_dir, environment, root, origins);
-    let shown =
-        shown(arguments.credentials, [file.token_file, file.secret_file, file.ca_file], files, origins);
+    let shown = shown(arguments.credentials, in_file, origins)?;
     let join = Join::of(
         [
             (Origin::Typed, arguments.join.map(|text| Secret::new(text.0)), arguments.join_file),
@@ -311,7 +319,7 @@ mod tests {
         config.explorers().iter().map(ToString::to_string).collect()
     }
 
-    const FILE: &str = "id = \"edge-7\"\nexplorers = [\"hub:1\", \"hub:2\"]\nlabels = { region = \"eu\" }\n\
+    const FILE: &str = "id = \"edge-7\"\ninsecure_plaintext = true\nexplorers = [\"hub:1\", \"hub:2\"]\nlabels = { region = \"eu\" }\n\
         [[service]]\nname = \"rpc\"\naddress = \"unix:///run/rpc.sock\"\nframing = \"http\"\n\
         [[service]]\nname = \"ssh\"\naddress = \"22\"\n";
 
@@ -419,6 +427,11 @@ mod tests {
             (&["--token-file", "/nowhere/token"], 78, "/nowhere/token"),
             (&["--ca-file", &pem], 78, "ca.pem"),
             (&["--explorer", "tls://hub"], 78, "--join"),
+            (&["--explorer", "hub"], 78, "--insecure-plaintext"),
+            (&["--explorer", "127.0.0.1,hub"], 78, "hub:9002"),
+            (&["--explorer", "hub", "--secret-file", &secret], 78, "--insecure-plaintext"),
+            (&["--cert-file", &secret], 78, "--key-file"),
+            (&["--cert-file", &secret, "--key-file", &secret], 78, "--ca-file"),
             (&["--join", cut], 78, "cut off"),
             (&["--join", &join, "--join-file", &secret], 78, "two places"),
             (&["--join-file", &empty], 78, "has not joined yet"),
