@@ -49,16 +49,10 @@ impl World {
     pub(crate) fn start() -> Option<Self> {
         let tools = tools::need_lab(&PROGRAMS)?;
         let shared = tempfile::tempdir().unwrap();
-        let mut script = String::from("ip link set lo up\n");
-        for (_, address) in MACHINES {
-            let _infallible = writeln!(script, "ip address add {address}/32 dev lo");
-        }
         // A shell and not sleep itself: as process 1 it has to bury what others leave.
-        // What the nodes offer.
-        script.push_str("socat TCP-LISTEN:7000,bind=127.0.0.1,reuseaddr,fork EXEC:cat &\n");
-        script.push_str("echo up\nsleep infinity & wait\n");
+        let script = "ip link add name lan type bridge\nip link set lan up\necho up\nsleep infinity & wait\n";
         let mut command = tools.command("unshare");
-        command.args(["--net", "--pid", "--fork", "--kill-child", "sh", "-euc", &script]);
+        command.args(["--net", "--pid", "--fork", "--kill-child", "sh", "-euc", script]);
         let network = Process::spawn("network", &mut command).unwrap();
         network.wait_for_line("up", SOON).unwrap();
         let mut world = Self { tools, machines: BTreeMap::new(), network, shared };
@@ -79,8 +73,8 @@ impl World {
             fs::write(&file, program.replace("UNITS", &units.display().to_string())).unwrap();
             fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        for (name, _) in MACHINES {
-            world.boot(name);
+        for (name, address) in MACHINES {
+            world.boot(name, address);
         }
         Some(world)
     }
@@ -112,7 +106,7 @@ impl World {
         PathBuf::from(format!("/proc/{}/root", self.machine(machine)))
     }
 
-    fn boot(&mut self, name: &'static str) {
+    fn boot(&mut self, name: &'static str, address: &str) {
         let own = self.shared.path().join(name);
         fs::create_dir_all(own.join("etc")).unwrap();
         fs::create_dir_all(own.join("work")).unwrap();
@@ -125,16 +119,30 @@ impl World {
              for place in /var/lib /run /root; do mount -t tmpfs -o mode=0755 tmpfs $place; done\n\
              mkdir -p /etc/reachback\n\
              echo {shared} > /run/shared\n\
+             ip link set lo up\n\
+             socat TCP-LISTEN:7000,bind=127.0.0.1,reuseaddr,fork EXEC:cat &\n\
              echo up\n\
              exec sleep infinity\n",
         );
-        let mut command = self.tools.command("nsenter");
-        command.args([&format!("--target={}", self.inside()), "--net", "--"]);
-        command.arg(self.tools.path("unshare")).args(["--mount", "--uts", "sh", "-euc", &script]);
+        let mut command = self.tools.command("unshare");
+        command.args(["--mount", "--uts", "--net", "sh", "-euc", &script]);
         let machine = Process::spawn(name, &mut command).unwrap();
         machine.wait_for_line("up", SOON).unwrap();
         fs::write(self.shared.path().join(format!("{name}.pid")), machine.pid().to_string()).unwrap();
+        let pid = machine.pid();
         self.machines.insert(name, machine);
+        let plug = format!(
+            "ip link add name {name} type veth peer name eth0 netns {pid} && ip link set {name} master lan up"
+        );
+        self.in_network_of(self.inside(), &plug);
+        self.in_network_of(pid, &format!("ip address add {address}/24 dev eth0 && ip link set eth0 up"));
+    }
+
+    fn in_network_of(&self, process: u32, script: &str) {
+        let mut command = self.tools.command("nsenter");
+        command.args([&format!("--target={process}"), "--net", "sh", "-euc", script]);
+        let Finished { status, stderr, .. } = run(script, &mut command, SOON).unwrap();
+        assert!(status.success(), "{script}: {stderr}");
     }
 
     fn machine(&self, name: &str) -> u32 {
