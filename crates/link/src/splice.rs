@@ -198,7 +198,9 @@ impl Pump {
                 (Some(end), _) => end.clone(),
                 (None, None) => return Poll::Pending,
             };
-            ready!(self.patience.poll(cx, self.from_peer));
+            if gone != StreamEnd::OverBudget {
+                ready!(self.patience.poll(cx, self.from_peer));
+            }
             return Poll::Ready(Err(SpliceError::Peer(gone)));
         }
         Poll::Pending
@@ -370,7 +372,10 @@ impl Relay {
         from: &mut Substream,
     ) -> Poll<Result<(), (bool, StreamEnd)>> {
         let gone = ready!(from.poll_torn(cx));
-        ready!(self.patience.poll(cx, self.bytes));
+        // Whoever was cut off to make room makes it now.
+        if gone != StreamEnd::OverBudget {
+            ready!(self.patience.poll(cx, self.bytes));
+        }
         Poll::Ready(Err((true, gone)))
     }
 
