@@ -1,6 +1,6 @@
 //! The security core by itself: who is let in, with what, until when, and what each refusal says.
 
-#![allow(missing_docs, reason = "a test")]
+#![allow(clippy::unwrap_used, reason = "a test that panics says why")]
 
 mod certificates;
 mod enrolment;
