@@ -9,7 +9,7 @@
 //! proxy.rs     … through a proxy, where that is the only way out
 //! transport.rs one type for every byte pipe           sniff.rs     (first bytes: whose language?)
 //! tls/         dialing  ══════ TLS 1.3, if wanted ══▶ tls/         accepting, then sniff.rs again
-//! establish.rs dial ───── Hello … Welcome | Denied ─▶ establish.rs greet → Admission
+//! establish.rs dial ───── Hello … Welcome | Denied ─▶ admission.rs greet → Admission
 //! mux/         session() ═══════ substreams ════════ session()
 //! splice.rs    substream ⇄ local socket               splice.rs    relay: substream ⇄ substream
 //! backoff.rs   when to dial again
@@ -19,6 +19,7 @@
 
 pub mod accept;
 pub mod address;
+pub mod admission;
 pub mod backoff;
 pub mod bucket;
 pub mod cidr;
@@ -42,11 +43,12 @@ mod tuning;
 
 pub use accept::{Accepted, Listener, LocalAddress, PeerAddress, RawSocket};
 pub use address::{Address, AddressError, ListenAddress};
+pub use admission::{Admission, GreetError, greet, greet_by};
 pub use backoff::Reconnect;
 pub use bucket::{BucketError, BucketRules, TokenBucket};
 pub use cidr::{Cidr, CidrError};
 pub use compress::Compression;
-pub use establish::{Admission, DialError, Established, GreetError, Side, dial, enrol, greet, greet_by};
+pub use establish::{DialError, Established, Side, dial, enrol};
 pub use held::{HeldSocket, own_uid};
 pub use local_socket::{SocketError, SocketFile, SocketPlace, SocketWords};
 pub use memory::{MemoryBudget, Reserved};
