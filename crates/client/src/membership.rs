@@ -19,7 +19,6 @@ use reachback_link::{
     Address, DialError, DialSecurity,
     tls::{
         CertificateDer, DialTls, KeyAndCsr, PrivateKey, ServerTrust, TlsError, TrustClock, Untrusted, sha256,
-        utc,
     },
 };
 use reachback_wire::{Code, Credential, Enrolled, Hex, NodeId, Renewed, Role, Welcome, join};
@@ -222,20 +221,14 @@ impl Membership {
         self.draw_up(Step::Join)
     }
 
-    /// An explorer has let us in.
+    /// An explorer has let us in. The link has told the clock, if what the explorer says of the time makes sense.
     pub(crate) async fn welcomed(&self, welcome: &Welcome) {
         let now = welcome.time_unix_ms;
-        let until = self.not_after_unix_ms().unwrap_or(u64::MAX);
-        if now > until {
-            // Believing it would outlast its being put right, and lock this machine out.
-            tracing::warn!(told = %utc(now), until = %utc(until), "the explorer's clock is later than the end of the certificate it has taken; not believed");
-        } else {
-            self.0.clock.note(now);
-        }
+        let believed = now <= self.0.clock.now_unix_ms();
         let keep = {
             let mut held = self.0.held.lock();
             (held.plan, held.unproven) = (Plan::AsUsual, false);
-            let due = now <= until && now > held.clock_kept_ms.saturating_add(CLOCK_KEPT_EVERY);
+            let due = believed && now > held.clock_kept_ms.saturating_add(CLOCK_KEPT_EVERY);
             if due {
                 held.clock_kept_ms = now;
             }

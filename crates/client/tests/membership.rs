@@ -407,7 +407,7 @@ async fn the_time_that_explorers_tell_is_kept_unless_it_makes_no_sense() {
     let mut hub = SafeHub::bind().await;
     let directory = joined(&mut hub, &good()).await;
     let now = hub.hub.welcome.time_unix_ms;
-    let (later, nonsense) = (now + 3_600_000, now + 365 * 24 * 3_600_000);
+    let (later, nonsense) = (now + 1_800_000, now + 365 * 24 * 3_600_000);
     for (told, known) in [(later, later), (nonsense, later), (later - 1, later)] {
         hub.hub.welcome.time_unix_ms = told;
         let membership = open(Some(directory.path()), None);
@@ -416,11 +416,11 @@ async fn the_time_that_explorers_tell_is_kept_unless_it_makes_no_sense() {
         let mut states = dialer.line.states();
         let stands = states.wait_for(|state| matches!(state, LineState::Serving { .. }));
         within("a session", stands).await.unwrap();
-        assert_eq!(membership.clock().now_unix_ms(), known, "told {told}");
+        assert!(membership.clock().now_unix_ms() >= known, "told {told}");
         dialer.line.shutdown().await;
+        // After a restart.
+        assert_eq!(open(Some(directory.path()), None).clock().now_unix_ms(), known, "told {told}");
     }
-    // After a restart, too.
-    assert_eq!(open(Some(directory.path()), None).clock().now_unix_ms(), later);
 }
 
 #[tokio::test]
