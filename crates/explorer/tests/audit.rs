@@ -1,5 +1,7 @@
 //! The audit of a whole explorer: whom the door turned away, and what the rights did not allow.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics says why")]
+
 mod support;
 
 use reachback_explorer::Mode;
@@ -25,6 +27,13 @@ async fn who_was_turned_away_stands_in_the_audit_with_the_reason_and_the_place()
     let request = post("/n/edge-7/rpc", &bearer, r#"{"jsonrpc":"2.0","id":1,"method":"rm"}"#);
     assert_eq!(secure.https(&request).await.status, 403);
 
+    let kick = post(
+        "/rpc",
+        &bearer,
+        r#"{"jsonrpc":"2.0","id":1,"method":"explorer.kick","params":{"id":"edge-7"}}"#,
+    );
+    assert_eq!(secure.https(&kick).await.status, 403);
+
     let lines = secure.security().audit().last(100).unwrap();
     let refused: Vec<_> = lines.iter().filter(|line| line.outcome != "ok").collect();
     let found: Vec<_> =
@@ -36,7 +45,8 @@ async fn who_was_turned_away_stands_in_the_audit_with_the_reason_and_the_place()
     );
     assert_eq!(found[2], ("connect", "node edge-8", "", Code::MtlsRequired.name()));
     assert_eq!(found[3], ("connect", "client laptop", "", Code::Unauthenticated.name()));
-    assert_eq!((found[4].0, found[4].1, found[4].3, found.len()), ("call", "edge-7/rpc", denied, 5));
+    assert_eq!((found[4].0, found[4].1, found[4].3), ("call", "edge-7/rpc", denied));
+    assert_eq!((found[5], found.len()), (("ask", "explorer.kick", "token \"bob\"", denied), 6));
     for line in refused {
         assert!(
             line.detail.len() > 20 && !line.from.is_empty() && !line.detail.contains("hunter2"),

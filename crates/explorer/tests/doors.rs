@@ -449,6 +449,20 @@ async fn what_a_key_has_is_not_given_to_those_who_are_only_believed() {
     explorer.shutdown().await;
 }
 
+/// What the explorer says to a renewal.
+async fn answer(peer: &mut Peer) -> Result<Vec<Hex>, Refusal> {
+    let answering = async {
+        loop {
+            match peer.control.next().await.expect("the session lives") {
+                ControlMessage::Renewed(renewed) => break Ok(renewed.chain),
+                ControlMessage::NotRenewed(refusal) => break Err(refusal),
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), answering).await.expect("an answer")
+}
+
 #[tokio::test]
 async fn a_certificate_is_renewed_over_the_session_that_it_opened() {
     let mut secure = Secure::start(Mode::Strict).await;
@@ -462,13 +476,7 @@ async fn a_certificate_is_renewed_over_the_session_that_it_opened() {
     for member in members {
         let mut peer = secure.session(&member, 1).await.unwrap();
         renewed_by(&peer, member.key.csr()).await;
-        let chain = loop {
-            match peer.control.next().await.expect("the session lives") {
-                ControlMessage::Renewed(renewed) => break renewed.chain,
-                ControlMessage::NotRenewed(refusal) => panic!("{refusal}"),
-                _ => {}
-            }
-        };
+        let chain = answer(&mut peer).await.unwrap();
         let chain = chain.into_iter().map(|one| one.0.into()).collect();
         let identity = Identity::new(chain, member.key.key()).unwrap();
         drop(peer);
@@ -480,23 +488,13 @@ async fn a_certificate_is_renewed_over_the_session_that_it_opened() {
     let mut peer = secure.session(&member, 1).await.unwrap();
     let other = reachback_link::tls::KeyAndCsr::generate("edge-8").unwrap();
     renewed_by(&peer, other.csr()).await;
-    let refusal = loop {
-        match peer.control.next().await.expect("the session lives") {
-            ControlMessage::NotRenewed(refusal) => break refusal,
-            ControlMessage::Renewed(_) => panic!("another key is renewed"),
-            _ => {}
-        }
-    };
+    let refusal = answer(&mut peer).await.unwrap_err();
     assert_eq!(refusal.code, Code::IdTaken, "{refusal}");
     // Who came without a certificate has nothing to renew.
     let plain = Hub::start().await;
     let mut peer = plain.client().await;
     renewed_by(&peer, other.csr()).await;
-    let refused = loop {
-        if let ControlMessage::NotRenewed(refusal) = peer.control.next().await.expect("the session lives") {
-            break refusal;
-        }
-    };
+    let refused = answer(&mut peer).await.unwrap_err();
     assert_eq!(refused.code, Code::Unauthenticated);
 }
 

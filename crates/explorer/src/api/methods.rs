@@ -25,6 +25,7 @@ use crate::{
     entry::NodeState,
     hub::Hub,
     limits,
+    security::Entry,
     view::{NodeView, NodesView},
 };
 
@@ -51,11 +52,20 @@ const FOR_ADMINS: [&str; 9] = [
     "explorer.ca_rotate",
 ];
 
-/// Whether whoever asks may ask for this method.
+/// Whether whoever asks may ask for this method. Who may not stands in the audit.
 ///
 /// # Errors
 /// The refusal, with what it may ask for.
 pub(super) fn permit(hub: &Hub, method: &str, asking: &Asking) -> Result<(), Problem> {
+    let Err(refusal) = permitted(hub, method, asking) else { return Ok(()) };
+    let method = sanitize(method, limits::TEXT);
+    let entry = Entry::new("ask", &method).by(&subject(&asking.who)).from(&asking.peer.to_string());
+    hub.note_refused(entry, &refusal);
+    Err(refusal.into())
+}
+
+/// As [`permit`], for a look in advance.
+pub(super) fn permitted(hub: &Hub, method: &str, asking: &Asking) -> Result<(), Refusal> {
     let who = &asking.who;
     if who.role == Role::Node && !FOR_NODES.contains(&method) {
         let message = format!(
@@ -64,23 +74,25 @@ pub(super) fn permit(hub: &Hub, method: &str, asking: &Asking) -> Result<(), Pro
             sanitize(method, limits::TEXT),
             FOR_NODES.join(", ")
         );
-        return Err(Refusal::new(Code::Denied, message).into());
+        return Err(Refusal::new(Code::Denied, message));
     }
     if FOR_ADMINS.contains(&method) && !who.admin {
         let message = format!(
-            "{} may not ask for {method}: that is for admins. Ask one, or run the command on the explorer's machine as the              explorer's user or root, over its local socket",
+            "{} may not ask for {method}: that is for admins. Ask one, or run the command on the explorer's machine as \
+             the explorer's user or root, over its local socket",
             subject(who)
         );
-        return Err(Refusal::new(Code::Denied, message).into());
+        return Err(Refusal::new(Code::Denied, message));
     }
     // It makes this explorer dial what the request names.
     if is_heartbeat(hub, method) && !who.admin && !who.rights.allows_method(super::target(), HEARTBEAT) {
         let message = format!(
-            "{} may not say where nodes are. Ask an admin for: reachback token create --role user --name {} --allow              '@explorer/api:{HEARTBEAT}'",
+            "{} may not say where nodes are. Ask an admin for: reachback token create --role user --name {} --allow \
+             '@explorer/api:{HEARTBEAT}'",
             subject(who),
             who.name
         );
-        return Err(Refusal::new(Code::Denied, message).into());
+        return Err(Refusal::new(Code::Denied, message));
     }
     Ok(())
 }

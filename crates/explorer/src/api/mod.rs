@@ -106,7 +106,10 @@ pub(crate) async fn pass_on(
     let open = Open::call(target.clone(), left);
     let noted = |refusal: &Refusal| {
         let by = subject(&asking.who);
-        hub.note_refused(Entry::new("call", &target.to_string()).by(&by).from(&asking.peer.to_string()), refusal);
+        hub.note_refused(
+            Entry::new("call", &target.to_string()).by(&by).from(&asking.peer.to_string()),
+            refusal,
+        );
     };
     let allowed = authorise(&asking.who, &asking.caller, &open, &hub.registry).inspect_err(noted)?;
     if allowed.by_method {
@@ -130,8 +133,8 @@ async fn single(hub: &Arc<Hub>, body: &Bytes, asking: &Asking) -> Reply {
         };
     }
     if !methods::is_own(hub, &request.method)
-        // Who may not is told so below.
-        && methods::permit(hub, &request.method, asking).is_ok()
+        // Who may not is told so below, and it is noted once.
+        && methods::permitted(hub, &request.method, asking).is_ok()
         && let Some(target) = compat::destination(hub, &request)
     {
         return match pass_on(hub, target, body.clone(), asking).await {
