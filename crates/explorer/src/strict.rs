@@ -4,7 +4,8 @@
 //! becomes part of ours. The parser forgives what the specification lets it forgive: lines that end without CR, a
 //! length beside chunks, lengths said twice. Here such a request is spoilt on its way in and cut off there, so that the
 //! parser refuses it, answers 400 and closes; nothing is buffered or changed otherwise. A head that ends before it is
-//! whole is spoilt too: the parser would close without a word.
+//! whole is spoilt too, because the parser would close without a word, and so is one that takes longer than a handshake
+//! may: its sender only keeps a place.
 
 use std::{
     io,
@@ -31,13 +32,25 @@ pub(crate) struct Strict {
     /// What is left of [`SPOILT`] to be read.
     spoilt: &'static [u8],
     lingering: Option<Lingering>,
+    /// Runs while the head of a request comes in.
+    head: Option<Pin<Box<Sleep>>>,
     /// Runs while the peer takes nothing of what waits for it.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Strict {
     pub(crate) fn new(transport: Transport) -> Self {
-        Self { transport, reader: Reader::default(), spoilt: &[], lingering: None, stalled: None }
+        Self { transport, reader: Reader::default(), spoilt: &[], lingering: None, head: None, stalled: None }
+    }
+
+    /// Whether the head that is coming in has had its time.
+    fn is_overdue(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.reader.is_in_head() {
+            self.head = None;
+            return false;
+        }
+        let head = self.head.get_or_insert_with(|| Box::pin(sleep(limits::HTTP_HEAD_TIME)));
+        head.as_mut().poll(cx).is_ready()
     }
 
     /// The outcome of a write, or an error when the peer has taken nothing for too long.
@@ -147,11 +160,15 @@ impl Reader {
 
     /// The sender has no more to say. Whether it stopped in the middle of a head.
     fn end(&mut self) -> bool {
-        let begun = self.place == Place::Headers || self.place == Place::Request && !self.line.is_empty();
+        let begun = self.is_in_head();
         if begun {
             self.place = Place::Spoilt;
         }
         begun
+    }
+
+    fn is_in_head(&self) -> bool {
+        self.place == Place::Headers || self.place == Place::Request && !self.line.is_empty()
     }
 
     fn end_of_line(&mut self) -> Result<(), Ambiguous> {
@@ -236,6 +253,10 @@ impl Lingering {
 impl AsyncRead for Strict {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.is_overdue(cx) {
+            this.reader.place = Place::Spoilt;
+            this.spoilt = SPOILT;
+        }
         if this.reader.place != Place::Spoilt {
             let before = buf.filled().len();
             ready!(Pin::new(&mut this.transport).poll_read(cx, buf))?;
@@ -246,7 +267,11 @@ impl AsyncRead for Strict {
                 this.reader.look(read)
             };
             match kept {
-                None => return Poll::Ready(Ok(())),
+                None => {
+                    // The clock of a head that has just begun runs from now on, whenever this is asked again.
+                    this.is_overdue(cx);
+                    return Poll::Ready(Ok(()));
+                }
                 Some(kept) => buf.set_filled(before + kept),
             }
             this.spoilt = SPOILT;

@@ -13,6 +13,7 @@ use support::{Http, Hub, generation, post};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 
 const NODES: &str = r#"{"jsonrpc":"2.0","method":"explorer.nodes","id":1}"#;
@@ -419,4 +420,39 @@ async fn whoever_does_not_read_its_answer_loses_its_place() {
     silent.write_all(&request).await.unwrap();
     tokio::time::sleep(Duration::from_secs(70)).await;
     assert!(Http::read(&mut silent).await.is_none(), "the connection is still held for it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_drips_is_cut_off_and_a_slow_body_is_not() {
+    let hub = Hub::start().await;
+    let mut dripping = hub.net.pipe().await;
+    let begun = Instant::now();
+    let drip = async {
+        let head = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Padding: {}", "a".repeat(1000));
+        for byte in head.into_bytes() {
+            if dripping.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let mut answer = [0; 12];
+            if let Ok(read) = tokio::time::timeout(Duration::ZERO, dripping.read(&mut answer)).await {
+                assert_eq!(&answer[..read.unwrap()], b"HTTP/1.1 400");
+                return;
+            }
+        }
+        panic!("it was never cut off");
+    };
+    drip.await;
+    // The time to tell that it is HTTP, and the time of a head.
+    assert!(begun.elapsed() < Duration::from_secs(14), "{:?}", begun.elapsed());
+
+    let mut slow = hub.net.pipe().await;
+    let request = post("/rpc", "", r#"{"jsonrpc":"2.0","id":1,"method":"explorer.status"}"#);
+    let body = request.len() - 20;
+    slow.write_all(&request[..body]).await.unwrap();
+    for byte in &request[body..] {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        slow.write_all(&[*byte]).await.unwrap();
+    }
+    assert_eq!(Http::read(&mut slow).await.unwrap().status, 200);
 }
