@@ -5,30 +5,14 @@
 
 mod table_support;
 
-use std::{collections::BTreeSet, fs};
-
-use table_support::{assert_test, cells, in_code, is_test, workspace};
+use table_support::{assert_rows, is_test};
 
 /// What the hero stack needs, by number.
 const ROWS: u32 = 12;
 
 #[test]
 fn every_row_says_how_it_works_and_names_tests_that_exist() {
-    let text = fs::read_to_string(workspace().join("docs/hero.md")).unwrap();
-    let mut rows = BTreeSet::new();
-    for line in text.lines() {
-        let Some(cells) = cells(line) else { continue };
-        let Ok(number) = cells[0].parse::<u32>() else { continue };
-        let [_, what, how, tests] = cells[..] else { panic!("not four cells: {line}") };
-        assert!(rows.insert(number), "row {number} is there twice");
-        assert!(!what.is_empty() && how.split_whitespace().count() >= 5, "row {number}: how it works");
-        let tests: Vec<String> = in_code(tests).collect();
-        assert!(!tests.is_empty(), "row {number}: no test");
-        for named in &tests {
-            assert_test(&format!("row {number}"), named);
-        }
-    }
-    assert_eq!(rows, (1..=ROWS).collect());
+    assert_rows("docs/hero.md", ROWS);
 }
 
 #[test]

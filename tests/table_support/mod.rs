@@ -1,9 +1,30 @@
 //! Tables in the documentation that name tests: whether those tests are there, and are run.
+#![allow(dead_code, reason = "each of the test files uses a part of it")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
+
+/// Asserts that the table of a page has these rows, each of which says how it works and names tests that exist.
+pub(crate) fn assert_rows(page: &str, rows: u32) {
+    let text = fs::read_to_string(workspace().join(page)).expect("the page");
+    let mut seen = BTreeSet::new();
+    for line in text.lines() {
+        let Some(cells) = cells(line) else { continue };
+        let Ok(number) = cells[0].parse::<u32>() else { continue };
+        let [_, what, how, tests] = cells[..] else { panic!("not four cells: {line}") };
+        assert!(seen.insert(number), "row {number} is there twice");
+        assert!(!what.is_empty() && how.split_whitespace().count() >= 5, "row {number}: how it works");
+        let tests: Vec<String> = in_code(tests).collect();
+        assert!(!tests.is_empty(), "row {number}: no test");
+        for named in &tests {
+            assert_test(&format!("row {number}"), named);
+        }
+    }
+    assert_eq!(seen, (1..=rows).collect());
+}
 
 /// The cells of a line of a table; `None` for every other line.
 pub(crate) fn cells(line: &str) -> Option<Vec<&str>> {

@@ -10,7 +10,7 @@ use reachback_explorer::{Framing, HeroCompat, NodeState, NodesView};
 use reachback_link::{StreamEnd, Substream};
 use reachback_wire::{Code, Open, Record, RecordKind};
 use serde_json::{Value, json};
-use support::{Hub, Peer, generation, target};
+use support::{Hub, Peer, generation, post, read, seen_open, target};
 
 async fn open(client: &Peer) -> Substream {
     client.session.open(Open::call(target("@explorer/api"), Duration::from_secs(5))).await.unwrap()
@@ -171,4 +171,41 @@ async fn a_node_may_look_around_and_change_nothing() {
     following.finish(None).await.unwrap();
     assert!(matches!(following.next().await.unwrap(), Record::Head(_)));
     assert!(matches!(following.next().await.unwrap(), Record::Item(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_counters_are_what_really_passed() {
+    let hub = Hub::start().await;
+    let _node = hub.online("edge-7", generation(1, 0, 1)).await;
+    let client = hub.client().await;
+    let status = async || {
+        let body = r#"{"jsonrpc":"2.0","id":1,"method":"explorer.status"}"#;
+        hub.http(&post("/rpc", "", body)).await.json()["result"].clone()
+    };
+    let before = status().await;
+    let mut substream = client.stream("edge-7/echo").await.unwrap();
+    seen_open(&mut substream).await;
+    let piece = vec![7; 50_000];
+    for _ in 0..10 {
+        substream.send(RecordKind::Data, &piece).await.unwrap();
+        assert_eq!(read(&mut substream, piece.len()).await, piece);
+    }
+    let during = status().await;
+    let grown = |place: &str, name: &str| {
+        let value =
+            |of: &Value| of[place][name].as_u64().unwrap_or_else(|| panic!("no {place}.{name}: {of}"));
+        value(&during) - value(&before)
+    };
+    // From the client to the explorer and on to the node, and all of it back.
+    for way in ["bytes_in", "bytes_out"] {
+        let bytes = grown("sessions", way);
+        assert!((1_000_000..1_050_000).contains(&bytes), "{way}: {bytes}");
+    }
+    assert_eq!((grown("sessions", "substreams_accepted"), grown("sessions", "substreams_opened")), (1, 1));
+    assert_eq!((grown("counters", "opens_relayed"), grown("counters", "http_requests")), (1, 1));
+    assert_eq!(
+        (&during["counters"]["node_sessions"], &during["counters"]["client_sessions"]),
+        (&json!(1), &json!(1))
+    );
+    assert_eq!((&during["nodes"]["online"], &during["streams"]), (&json!(1), &json!(1)));
 }
