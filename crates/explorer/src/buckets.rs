@@ -186,6 +186,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_bucket_that_is_not_full_is_never_forgotten() {
+        let buckets = Buckets::new(BucketRules::every(2, Duration::from_secs(1)), 200, Duration::ZERO);
+        for key in 0..FEW as u32 {
+            buckets.take(&key).unwrap();
+            buckets.take(&key).unwrap();
+        }
+        advance(Duration::from_millis(500)).await;
+        buckets.take(&1_000).unwrap();
+        assert_eq!(buckets.len(), FEW + 1);
+        assert!(buckets.take(&0).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn who_is_gone_is_forgotten_and_who_is_not_full_is_not() {
         let buckets = buckets(200);
         for key in 0..200 {

@@ -308,7 +308,10 @@ mod tests {
         assert!(flood.admit(&stranger("[2001:db8:0:ff::2]:1")).is_none(), "a /56 is one source");
         assert!(flood.admit(&stranger("[2001:db8:0:100::2]:1")).is_some(), "and the next is another");
         assert_eq!(counted(&flood), (3, 0, 0));
-        for local in [PeerAddress::Memory, PeerAddress::Unix { uid: None, pid: None }] {
+        let loopback = ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1"].map(stranger);
+        for local in
+            loopback.into_iter().chain([PeerAddress::Memory, PeerAddress::Unix { uid: None, pid: None }])
+        {
             for _ in 0..10_000 {
                 assert_eq!(flood.admit(&local), Some(None));
             }
@@ -339,7 +342,14 @@ mod tests {
         }
         assert_eq!(taken, u64::from(limits::STRANGERS_BURST) + 2 * 500);
         let (sources, strangers, _) = counted(&flood);
-        assert_eq!((sources, strangers), (0, 6_000 - taken), "and no source pays for it");
+        assert_eq!((sources, strangers), (0, 6_000 - taken));
+        for n in 0..limits::STRANGERS_BURST {
+            assert!(flood.admit(&stranger(&format!("10.3.{}.1:1", n % 250))).is_some());
+        }
+        for _ in 0..2 * limits::SOURCE_BURST {
+            assert!(flood.admit(&stranger("10.4.0.1:1")).is_none());
+        }
+        assert_eq!(flood.sources.take(&Source::V4(0x000a_0400)), Ok(()), "no source pays for the others");
     }
 
     #[tokio::test(start_paused = true)]

@@ -270,7 +270,9 @@ mod tests {
         assert_eq!(view.buckets[0], first);
         let whos: Vec<_> = view.buckets.iter().map(|bucket| bucket.who.as_str()).collect();
         assert_eq!(whos, ["node edge-7", "node edge-8", "user edge-7"]);
-        advance(Duration::from_secs(62)).await;
+        advance(Duration::from_secs(30)).await;
+        assert_eq!(rates.view().unwrap().buckets[0].refused, 5, "who looks after a burst still sees it");
+        advance(Duration::from_secs(32)).await;
         assert_eq!(rates.view().unwrap().buckets, [], "who is gone is forgotten");
     }
 
