@@ -154,6 +154,12 @@ fn entries() -> Vec<Entry> {
             ),
             (&["rpc", "--to", "ann"], 64, "--for"),
         ),
+        (
+            "ungrant",
+            "before its time",
+            Ends(&["rpc", "--to", "ann"], "ann may not use rpc any more"),
+            (&["rpc", "--to", "ann"], 1, "reachback status"),
+        ),
         ("kick", "--for", Ends(&["edge-7"], "session is ended"), (&["edge-6"], 69, "node_not_found: ")),
         ("forget", "NODE", Ends(&["gone"], "gone is forgotten"), (&["edge-9"], 77, "edge-9 is online")),
         (

@@ -27,7 +27,7 @@ use crate::{
 pub(crate) use access::{
     AuditArguments, BackupArguments, CaArguments, CaCommand, GrantArguments, JoinText, LoginArguments,
     ReleaseArguments, RevokeArguments, RotateStep, TokenArguments, TokenCommand, TokenCreateArguments,
-    TokenListArguments, TokenRole, Uses,
+    TokenListArguments, TokenRole, UngrantArguments, Uses,
 };
 pub(crate) use call::{CallArguments, SocksArguments};
 pub(crate) use client::{ClientArguments, CompressArguments, CredentialArguments, ProxyArguments};
@@ -181,6 +181,9 @@ pub(crate) enum Command {
         override_usage = "reachback grant <SERVICE> --to <WHO> --for <TIME> --reason <TEXT>"
     )]
     Grant(GrantArguments),
+    /// Take such a grant back before its time.
+    #[command(after_help = access::GRANT_HELP)]
+    Ungrant(UngrantArguments),
     /// Log in at an explorer with the line its admin has made.
     #[command(after_help = access::LOGIN_HELP)]
     Login(LoginArguments),

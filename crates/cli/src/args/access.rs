@@ -98,8 +98,10 @@ opens one service to somebody for a while, whatever the explorer's rights say.
 Examples:
   reachback grant db --to ann --for 2h --reason 'ticket 4711'
   reachback grant ssh --to node:ci-3 --for 30m --reason deploy
+  reachback ungrant db --to ann
 
-It ends by itself, and open streams with it.";
+It ends by itself, and open streams with it; `reachback status` shows what is
+left of it.";
 
 /// `reachback token`.
 #[derive(Debug, Args)]
@@ -332,4 +334,17 @@ pub(crate) struct GrantArguments {
     /// Why, for whoever looks later.
     #[arg(long, value_name = "TEXT")]
     pub(crate) reason: String,
+}
+
+/// `reachback ungrant`.
+#[derive(Debug, Args)]
+pub(crate) struct UngrantArguments {
+    #[command(flatten)]
+    pub(crate) control: ControlArguments,
+    /// The service that was granted.
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: ServiceName,
+    /// To whom, as it was granted.
+    #[arg(long, value_name = "WHO")]
+    pub(crate) to: String,
 }

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use reachback_explorer::{Addresses, Explorer, ExplorerConfig, SocketError, StartError};
+use reachback_explorer::{Addresses, Explorer, ExplorerConfig, ListenerMode, SocketError, StartError};
 
 use crate::{
     args::ExplorerArguments,
@@ -37,10 +37,11 @@ pub(crate) async fn run(
     let exposed = modes::exposed(&config);
     let secret = config.secret.is_some();
     let kept = kept(&config);
+    let modes = config.modes();
     let head = head(&config);
     let explorer = Explorer::start(config, transport::net(connect_timeout)).await.map_err(not_started)?;
     output.status(head);
-    for line in lines(explorer.addresses()) {
+    for line in lines(explorer.addresses(), &modes) {
         output.status(line);
     }
     open_files::raise();
@@ -117,10 +118,15 @@ async fn join(explorer: &Explorer, output: Output) {
     }
 }
 
-fn lines(addresses: &Addresses) -> Vec<String> {
+/// Each listener's mode is said where they have several.
+fn lines(addresses: &Addresses, modes: &[ListenerMode]) -> Vec<String> {
     let mut lines = Vec::new();
-    for address in &addresses.listen {
-        lines.push(format!("listening  {address}"));
+    let mixed = modes.iter().any(|one| one.mode != modes[0].mode);
+    for (address, ListenerMode { mode, .. }) in addresses.listen.iter().zip(modes) {
+        match mixed {
+            true => lines.push(format!("listening  {address}  ({mode})")),
+            false => lines.push(format!("listening  {address}")),
+        }
     }
     if addresses.listen.is_empty() {
         lines.push("listening  nowhere; open a port with --listen 127.0.0.1:9002".to_owned());

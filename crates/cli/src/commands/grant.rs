@@ -1,17 +1,31 @@
-//! `reachback grant`: the node's owner opens a service to somebody for a while, at the node itself.
+//! `reachback grant` and `ungrant`: the node's owner opens a service to somebody for a while, at the node itself.
 
 use serde_json::{Value, json};
 
 use crate::{
-    args::GrantArguments,
+    args::{GrantArguments, UngrantArguments},
     commands::{line::short, local::Local},
     environment::Environment,
     exit::Failure,
     output::Output,
 };
 
+/// Takes a grant back before its time.
+pub(crate) async fn ungrant(
+    arguments: UngrantArguments,
+    environment: &Environment,
+    output: Output,
+) -> Result<(), Failure> {
+    let UngrantArguments { control, service, to } = arguments;
+    let node = Local::find(control, environment)?;
+    node.ask("node.revoke_grant", &json!({"service": service, "to": to})).await?;
+    output.unless_quiet(format_args!(
+        "{to} may not use {service} any more, unless the explorer's rights say so"
+    ))
+}
+
 /// Grants.
-pub(crate) async fn run(
+pub(crate) async fn grant(
     arguments: GrantArguments,
     environment: &Environment,
     output: Output,

@@ -107,7 +107,7 @@ fn explorer_page(status: &Value, address: &str) -> String {
 fn node_lines(status: &Value) -> Vec<String> {
     let name = status["node"].as_str().unwrap_or("?");
     let lines = status["lines"].as_array().into_iter().flatten();
-    lines
+    let mut said: Vec<String> = lines
         .map(|line| {
             let to = line["explorer"].as_str().unwrap_or("?");
             let state = line["state"].as_str().unwrap_or("?");
@@ -120,7 +120,15 @@ fn node_lines(status: &Value) -> Vec<String> {
                 false => format!("{place}\n  {}", wrap(&said, WIDTH - 2).join("\n  ")),
             }
         })
-        .collect()
+        .collect();
+    for grant in status["grants"].as_array().into_iter().flatten() {
+        let text = |field: &str| grant[field].as_str().unwrap_or("?");
+        let left =
+            short(Duration::from_millis(grant["left_ms"].as_u64().unwrap_or_default() / 1_000 * 1_000));
+        let granted = format!("{} may use {} for {left}: {}", text("to"), text("service"), text("reason"));
+        said.push(format!("  {}", wrap(&granted, WIDTH - 2).join("\n  ")));
+    }
+    said
 }
 
 #[cfg(test)]
@@ -150,10 +158,11 @@ mod tests {
         let status = json!({"node": "edge-7", "lines": [
             {"explorer": "hub-1:9002", "state": "online"},
             {"explorer": "hub-2.example.com:9002", "state": "waiting", "reason": reason},
-        ]});
+        ], "grants": [{"service": "db", "to": "ann", "left_ms": 3_599_900, "reason": "ticket ".repeat(20)}]});
         let lines = node_lines(&status);
         assert_eq!(lines[0], "node edge-7 at hub-1:9002  online");
         assert!(lines[1].starts_with("node edge-7 at hub-2.example.com:9002\n  waiting: peer_unreachable: "));
+        assert!(lines[2].starts_with("  ann may use db for 59 min: ticket"), "{}", lines[2]);
         let explorer = json!({"explorer": "hub-1", "version": "0.1.0", "uptime_s": 751, "nodes": {"online": 1, "offline": 2}});
         let page = explorer_page(&explorer, "unix:///run/user/1000/reachback/explorer.sock");
         assert_eq!(

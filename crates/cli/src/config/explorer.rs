@@ -286,7 +286,7 @@ fn socket(
 
 #[cfg(test)]
 mod tests {
-    use reachback_explorer::NodeIdVerification;
+    use reachback_explorer::{NodeIdVerification, RatePer};
     use reachback_link::Congestion;
 
     use super::*;
@@ -400,7 +400,7 @@ mod tests {
              [[listener]]\naddress = \"127.0.0.1:9003\"\nmode = \"legacy\"\nallow = [\"10.0.0.0/8\"]\n\
              proxy_from = [\"10.0.0.7/32\"]\n\
              [[caller]]\nname = \"ci-*\"\nallow = [\"edge-*/rpc:vm.*\", \"dial:edge-*\"]\n\
-             [rate_limit]\nbucket_size = 7\nrefill_rate = 3.5\n\
+             [rate_limit]\nbucket_size = 7\nrefill_rate = 3.5\nper = \"service\"\n\
              [compression]\nenabled = true\nmethod = \"Lz4\"\nmin_size = 512\n\
              [transport]\nconnect_timeout_ms = 1500\nio_timeout_ms = 40000\nkeepalive = true\n\
              keepalive_interval_secs = 33\nmax_message_size = \"1MiB\"\nmax_pending_messages = 9\n",
@@ -435,7 +435,7 @@ mod tests {
         assert!(name.matches("ci-3") && !name.matches("edge-3"));
         assert_eq!(rights[0].to_string(), "edge-*/rpc:vm.*");
         let limit = config.rate_limit.unwrap();
-        assert_eq!((limit.bucket_size, limit.refill_rate), (7, 3.5));
+        assert_eq!((limit.bucket_size, limit.refill_rate, limit.per), (7, 3.5, RatePer::Service));
         assert_eq!((config.compression.enabled, config.compression.min_size), (true, 512));
         assert_eq!(config.rules.io_timeout, Some(Duration::from_secs(40)));
         assert_eq!(config.rules.keepalive, Some(Duration::from_secs(33)));
@@ -481,6 +481,7 @@ mod tests {
         for (tables, part) in [
             ("[rate_limit]\npreset = \"agressive\"\n", "aggressive"),
             ("[rate_limit]\nbucket_size = 0\n", "bucket_size"),
+            ("[rate_limit]\nper = \"node\"\n", "per \"service\""),
             ("[compression]\nmethod = \"Zstd\"\n", "Lz4"),
             ("[compression]\nmin_size = 3\n", "256"),
             ("[transport]\nconnect_timeout_ms = 0\n", "5000"),
