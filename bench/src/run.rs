@@ -156,7 +156,7 @@ fn loopback(
             };
             for part in parts {
                 let measured = Tunnel::start(peer, tools, &here, &here)
-                    .map(|tunnel| part(Suite::new(&tunnel, &mut backend, settings, [&here, &here])));
+                    .map(|tunnel| part(Suite::new(&tunnel, tools, &mut backend, settings, [&here, &here])));
                 results.add(peer.name(), measured.unwrap_or_else(did_not_start));
             }
         }
@@ -177,7 +177,7 @@ fn links(tools: &Tools, peers: &[Peer], results: &mut Results, say: &mut dyn FnM
                     SocketAddr::from((Ipv4Addr::UNSPECIFIED, SERVICE)),
                 )?;
                 let tunnel = Tunnel::start(peer, tools, hub, edge)?;
-                hub.within(|| Suite::new(&tunnel, &mut backend, &settings, [hub, edge]).long_link())
+                hub.within(|| Suite::new(&tunnel, tools, &mut backend, &settings, [hub, edge]).long_link())
             });
             results.add_link(kind.name, kind.title, peer.name(), measured.unwrap_or_else(did_not_start));
         }

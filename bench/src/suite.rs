@@ -16,7 +16,7 @@ use crate::{
         figures::{Figures, add_latencies, jain, now, pass},
         small::{Echo, Idle, Visits, stalled_readers, visits_at_once, visits_in_turn},
     },
-    peers::{Peer, Side, TUNNEL_PORTS, Tunnel},
+    peers::{Peer, Side, TUNNEL_PORTS, Tools, Tunnel},
     procs::{Family, Memory},
 };
 
@@ -79,6 +79,7 @@ pub struct Congestion {
 #[derive(Debug)]
 pub struct Suite<'a> {
     tunnel: &'a Tunnel,
+    tools: &'a Tools,
     backend: &'a mut Backend,
     settings: &'a Settings,
     hub: &'a Side,
@@ -91,11 +92,21 @@ impl<'a> Suite<'a> {
     /// Nothing measured yet. `backend` is the service behind `tunnel`, which is between `hub` and `edge`.
     pub fn new(
         tunnel: &'a Tunnel,
+        tools: &'a Tools,
         backend: &'a mut Backend,
         settings: &'a Settings,
         [hub, edge]: [&'a Side; 2],
     ) -> Self {
-        Self { tunnel, backend, settings, hub, edge, family: tunnel.family(), measured: Measured::default() }
+        Self {
+            tunnel,
+            tools,
+            backend,
+            settings,
+            hub,
+            edge,
+            family: tunnel.family(),
+            measured: Measured::default(),
+        }
     }
 
     /// Everything that is measured on loopback, but for memory.
@@ -118,6 +129,7 @@ impl<'a> Suite<'a> {
         self.part("stall8", Self::stalled);
         if self.tunnel.peer == Peer::Reachback {
             self.part("calls", Self::calls);
+            self.part("dial", Self::sessions);
         }
         self.measured
     }
@@ -132,6 +144,9 @@ impl<'a> Suite<'a> {
                 let name = format!("bulk{streams}.{}", direction.name());
                 self.part(&name, |suite| suite.bulk(&name, direction, streams));
             }
+        }
+        if self.tunnel.peer == Peer::ReachbackTls {
+            self.part("dial", Self::sessions);
         }
         self.measured
     }
@@ -266,6 +281,20 @@ impl<'a> Suite<'a> {
             self.add_visits(&format!("session{at_once}.node"), session);
             let own = calls::session_calls(explorer, "@explorer/api", "explorer.status", at_once, window)?;
             self.add_visits(&format!("session{at_once}.explorer"), own);
+        }
+        Ok(())
+    }
+
+    fn sessions(&mut self) -> io::Result<()> {
+        let (explorer, window) = (self.tunnel.explorer(self.hub), self.settings.window());
+        let access = self.tunnel.access(self.tools)?;
+        for at_once in [1, AT_ONCE] {
+            let name = format!("dial{at_once}");
+            let cpu = self.family.cpu_seconds();
+            let visits = calls::sessions(explorer, &access, at_once, window)?;
+            let each = (self.family.cpu_seconds() - cpu) * 1e6 / visits.samples.len() as f64;
+            self.set_cpu(&name, "cpu_us_per_session", each);
+            self.add_visits(&name, visits);
         }
         Ok(())
     }

@@ -1,17 +1,18 @@
 //! JSON-RPC calls as programs make them: `POST` on a connection that stays, and calls over a session of the client
-//! library.
+//! library; and such sessions themselves, set up again and again.
 
 use std::{
     cell::RefCell,
     io,
     net::SocketAddr,
+    path::Path,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use reachback_client::{Client, ClientOptions, Random};
-use reachback_link::RealNet;
+use reachback_client::{Access, Client, ClientOptions, Profiles, Random, login};
+use reachback_link::{Address, RealNet};
 use reachback_wire::Target;
 use serde_json::json;
 use tokio::{
@@ -102,6 +103,54 @@ pub fn session_calls(
         }
         visits
     }))
+}
+
+/// Sets sessions up and closes them again for `window`, `at_once` at a time: the connection, its encryption if `access` has
+/// any, and the handshake.
+///
+/// # Errors
+/// When an explorer does not let us in.
+pub fn sessions(
+    explorer: SocketAddr,
+    access: &Access,
+    at_once: usize,
+    window: Duration,
+) -> io::Result<Visits> {
+    let access = access.clone();
+    runtime()?.block_on(LocalSet::new().run_until(async {
+        let to: Rc<Address> = Rc::new(explorer.to_string().parse().map_err(io::Error::other)?);
+        at_work(vec![(); at_once], window, |(), tally| {
+            let (access, to) = (access.clone(), to.clone());
+            async move {
+                while tally.goes_on() {
+                    let id = "bench-caller".parse().map_err(io::Error::other)?;
+                    let mut options = ClientOptions::new(id, Random::system()).map_err(io::Error::other)?;
+                    options.access = access.clone();
+                    let sent = now();
+                    let client = Client::connect(Arc::new(RealNet), &to, options).await;
+                    let client = client.map_err(io::Error::other)?;
+                    tally.note(sent);
+                    client.close().await;
+                }
+                Ok(())
+            }
+        })
+        .await
+    }))
+}
+
+/// Exchanges a join string for an identity, which is kept in `directory`.
+///
+/// # Errors
+/// When the explorer does not let us in.
+pub fn log_in(join: &str, directory: &Path) -> io::Result<Access> {
+    runtime()?.block_on(async {
+        let join = join.parse().map_err(io::Error::other)?;
+        let machine = "bench-caller".parse().map_err(io::Error::other)?;
+        let profiles = Profiles::at(directory);
+        let profile = login(Arc::new(RealNet), join, machine, Random::system(), &profiles, None).await;
+        Ok(profile.map_err(io::Error::other)?.access())
+    })
 }
 
 /// What callers that work side by side write down.

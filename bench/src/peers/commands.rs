@@ -2,6 +2,8 @@
 
 use std::{fs, io, path::Path, process::Command};
 
+use serde_json::Value;
+
 use super::{SERVICE, Side, TUNNEL, Tools, VISITORS};
 
 /// Two relays in a row: no protocol, a process per connection, 64 KiB at a time.
@@ -180,6 +182,19 @@ pub(super) fn reachback_tls(
     node.args(["-c", JOINING]).arg(tools.find("reachback")?);
     node.args([directory.join("explorer.sock"), directory.join("node")]).args(node_arguments());
     Ok(vec![explorer, node])
+}
+
+/// A join string for a caller of the explorer whose files are in `directory`.
+pub(super) fn join_string(tools: &Tools, directory: &Path) -> io::Result<String> {
+    let socket = format!("unix://{}", directory.join("explorer.sock").display());
+    let mut command = tools.command(&Side::loopback(), "reachback")?;
+    command.args(["token", "create", "--role", "user", "--name", "bench", "--allow", "bench/tcp", "--json"]);
+    let text = said(command.args(["--explorer", &socket]))?;
+    let made: Value = serde_json::from_str(&text)?;
+    made["join"]
+        .as_str()
+        .map(str::to_owned)
+        .ok_or_else(|| io::Error::other(format!("no join string in {text}")))
 }
 
 fn explorer(tools: &Tools, hub: &Side, directory: &Path) -> io::Result<Command> {

@@ -18,12 +18,14 @@ use std::{
     time::Duration,
 };
 
+use reachback_client::Access;
 use tempfile::TempDir;
 
 use commands::Encryption;
 
 use crate::{
     load::{
+        calls,
         figures::{now, pass},
         small::Echo,
     },
@@ -264,7 +266,19 @@ impl Tunnel {
         Family::new(self.children.iter().map(Child::id).collect())
     }
 
-    /// The explorer's port, for calls; only of `reachback`.
+    /// How sessions come in at the explorer: with an identity where it asks for one.
+    ///
+    /// # Errors
+    /// When it gives us none.
+    pub fn access(&self, tools: &Tools) -> io::Result<Access> {
+        if self.peer != Peer::ReachbackTls {
+            return Ok(Access::plain());
+        }
+        let join = commands::join_string(tools, self._directory.path())?;
+        calls::log_in(&join, &self._directory.path().join("profiles"))
+    }
+
+    /// The explorer's port, for calls and sessions; only of `reachback` and `reachback-tls`.
     pub fn explorer(&self, hub: &Side) -> SocketAddr {
         hub.at(TUNNEL)
     }

@@ -100,8 +100,8 @@ pub const LOOPBACK: [Layout; 9] = [
     },
 ];
 
-/// JSON-RPC calls, of Reachback alone.
-pub const CALLS: [Layout; 2] = [
+/// JSON-RPC calls and sessions, of Reachback alone.
+pub const CALLS: [Layout; 3] = [
     Layout {
         title: "JSON-RPC calls to a service of a node: POST to the explorer, and over a session",
         columns: &[
@@ -126,6 +126,17 @@ pub const CALLS: [Layout; 2] = [
             "session1.explorer.p50_us",
             "session50.explorer.per_s",
             "session50.explorer.p99_us",
+        ],
+    },
+    Layout {
+        title: "Sessions set up and closed, one at a time and 50 at a time: with TLS a handshake with certificates on both sides",
+        columns: &[
+            "dial1.per_s",
+            "dial1.p50_us",
+            "dial1.cpu_us_per_session",
+            "dial50.per_s",
+            "dial50.p99_us",
+            "dial50.cpu_us_per_session",
         ],
     },
 ];
