@@ -556,7 +556,8 @@ async fn a_changed_byte_is_noticed() {
     line.far_cable.write_all(&sealed).await.unwrap();
     let error = line.far.read(&mut [0; 64]).await.unwrap_err();
     assert!(error.to_string().contains("changed on the way"), "{error}");
-    // And says so to the other end.
+    // More than once, if asked. And it says so to the other end.
+    line.far.read(&mut [0; 64]).await.unwrap_err();
     let n = line.far_cable.read(&mut sealed).await.unwrap();
     line.near_cable.write_all(&sealed[..n]).await.unwrap();
     let error = line.near.read(&mut [0; 64]).await.unwrap_err();
@@ -592,6 +593,18 @@ impl Tapped {
         assert!(n > bytes.len() && !sealed.windows(bytes.len()).any(|part| part == bytes), "it was sealed");
         sealed
     }
+}
+
+#[tokio::test]
+async fn what_came_before_a_broken_record_is_read() {
+    let mut line = Tapped::new().await;
+    let (good, mut bad) = (line.sealed(b"good ").await, line.sealed(b"and bad").await);
+    bad[8] ^= 1;
+    line.far_cable.write_all(&[good, bad].concat()).await.unwrap();
+    let mut bytes = [0; 64];
+    assert_eq!(line.far.read(&mut bytes).await.unwrap(), 5);
+    assert_eq!(&bytes[..5], b"good ");
+    line.far.read(&mut bytes).await.unwrap_err();
 }
 
 #[tokio::test]

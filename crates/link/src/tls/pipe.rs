@@ -28,30 +28,31 @@ pub(crate) struct TlsPipe {
     peer: Arc<TlsPeer>,
     /// Ciphertext that was read and not yet opened.
     ahead: BytesMut,
-    /// Opened bytes that rustls holds.
-    opened: usize,
     /// How reading has ended, if it has.
     ended: Option<End>,
     closing: bool,
 }
 
-#[derive(Clone, Copy, PartialEq)]
 enum End {
     /// The peer said so.
     Notified,
     /// The bytes below just stopped.
     Cut,
+    /// What came is no TLS of this connection, and why.
+    Broken(String),
 }
 
 impl TlsPipe {
     /// Takes a connection over whose handshake is complete.
     pub(super) fn new(below: Transport, mut tls: Connection, peer: Arc<TlsPeer>) -> io::Result<Self> {
         tls.set_buffer_limit(Some(limits::TLS_SEALED_MAX));
-        let mut pipe =
-            Self { below, tls, peer, ahead: BytesMut::new(), opened: 0, ended: None, closing: false };
+        let mut pipe = Self { below, tls, peer, ahead: BytesMut::new(), ended: None, closing: false };
         // The first words may have come together with the end of the handshake.
-        pipe.open()?;
-        Ok(pipe)
+        pipe.open();
+        match &pipe.ended {
+            Some(End::Broken(why)) => Err(broken(why)),
+            _ => Ok(pipe),
+        }
     }
 
     pub(crate) fn peer(&self) -> &Arc<TlsPeer> {
@@ -64,9 +65,9 @@ impl TlsPipe {
 
     /// Ready when there is something to read, or nothing will come any more.
     pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.opened == 0 && self.ended.is_none() {
+        while !self.has_opened() && self.ended.is_none() {
             if !self.ahead.is_empty() {
-                self.open()?;
+                self.open();
                 continue;
             }
             match self.poll_fetch(cx) {
@@ -93,15 +94,16 @@ impl TlsPipe {
         let mut read = 0;
         for buffer in buffers {
             let mut filled = 0;
-            while filled < buffer.len() && self.has_more()? {
+            while filled < buffer.len() && self.has_more() {
                 let n = self.tls.reader().read(&mut buffer[filled..])?;
-                self.opened -= n;
                 filled += n;
             }
             read += filled;
         }
-        match self.ended {
+        // What was good before an end is good.
+        match &self.ended {
             Some(End::Cut) if read == 0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            Some(End::Broken(why)) if read == 0 => Poll::Ready(Err(broken(why))),
             _ => Poll::Ready(Ok(read)),
         }
     }
@@ -136,11 +138,15 @@ impl TlsPipe {
     }
 
     /// Whether there are opened bytes, opening what was read ahead.
-    fn has_more(&mut self) -> io::Result<bool> {
-        while self.opened == 0 && self.ended.is_none() && !self.ahead.is_empty() {
-            self.open()?;
+    fn has_more(&mut self) -> bool {
+        while !self.has_opened() && self.ended.is_none() && !self.ahead.is_empty() {
+            self.open();
         }
-        Ok(self.opened > 0)
+        self.has_opened()
+    }
+
+    fn has_opened(&mut self) -> bool {
+        self.tls.reader().into_first_chunk().is_ok_and(|chunk| !chunk.is_empty())
     }
 
     /// Reads ciphertext.
@@ -154,23 +160,20 @@ impl TlsPipe {
     }
 
     /// Opens some of what was read ahead.
-    fn open(&mut self) -> io::Result<()> {
+    fn open(&mut self) {
         if !self.ahead.is_empty() {
-            let taken = self.tls.read_tls(&mut &self.ahead[..])?;
-            self.ahead.advance(taken);
+            match self.tls.read_tls(&mut &self.ahead[..]) {
+                Ok(taken) => self.ahead.advance(taken),
+                Err(error) => self.ended = Some(End::Broken(error.to_string())),
+            }
         }
         match self.tls.process_new_packets() {
-            Ok(state) => {
-                self.opened = state.plaintext_bytes_to_read();
-                if state.peer_has_closed() {
-                    self.ended = Some(End::Notified);
-                }
-                Ok(())
-            }
+            Ok(state) if state.peer_has_closed() => self.ended = Some(End::Notified),
+            Ok(_) => {}
             Err(error) => {
+                self.ended = Some(End::Broken(words::of(&error)));
                 // The alert that says why may find room or not.
                 let _ = self.poll_push(&mut Context::from_waker(Waker::noop()));
-                Err(io::Error::new(io::ErrorKind::InvalidData, words::of(&error)))
             }
         }
     }
@@ -198,6 +201,10 @@ impl Drop for TlsPipe {
             let _ = self.poll_push(&mut Context::from_waker(Waker::noop()));
         }
     }
+}
+
+fn broken(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
 /// The pipe below in the words of the standard library.
