@@ -89,6 +89,8 @@ pub(crate) struct Newcomer {
     pub(crate) agent: String,
     /// Where its session lives.
     pub(crate) worker: WorkerId,
+    /// It comes and goes: soon after its last session nobody remembers it.
+    pub(crate) ephemeral: bool,
 }
 
 #[derive(Debug)]
@@ -108,6 +110,8 @@ pub(crate) struct Entry {
     pub(crate) changes: VecDeque<Instant>,
     /// Nobody gets this name before.
     pub(crate) kicked_until: Option<Instant>,
+    /// Whoever had this name last comes and goes.
+    pub(crate) ephemeral: bool,
 }
 
 #[derive(Debug)]
@@ -162,6 +166,7 @@ impl Entry {
             reported: Vec::new(),
             changes: VecDeque::new(),
             kicked_until: None,
+            ephemeral: false,
         }
     }
 
@@ -216,6 +221,7 @@ impl Entry {
             self.dismiss(oldest, Code::Replaced, "the node has too many older sessions; the oldest one goes");
         }
         let (orders, receiver) = watch::channel(Order::Serve);
+        self.ephemeral = who.ephemeral;
         self.lines.push(Line { who, standing: Standing::Pending, late: false, declared: None, orders });
         Some(receiver)
     }

@@ -12,6 +12,7 @@ use tokio::{
     runtime::Handle,
     sync::watch,
     task::{JoinSet, spawn_blocking},
+    time::sleep,
 };
 
 use crate::{
@@ -23,6 +24,7 @@ use crate::{
     join::{self, JoinLine},
     judge::Judge,
     keys::{Keys, KeysError},
+    limits,
     listen::{ListenerRules, accept_loop},
     publish::Published,
     security::{Actor, Security},
@@ -158,6 +160,7 @@ impl Explorer {
         }
         explorer.run("watch over nodes with an address", direct::watch_over(hub.clone()));
         if hub.keys.is_some() {
+            explorer.run("forgetting nodes that come and go", forget_ephemeral(hub.clone()));
             let hub = hub.clone();
             explorer.run("care for its certificates", async move {
                 if let Some(keys) = &hub.keys {
@@ -265,6 +268,17 @@ impl Explorer {
             runtime,
         );
     }
+}
+
+/// Sees to it that containers that are gone leave no ghosts, until the explorer closes.
+async fn forget_ephemeral(hub: Arc<Hub>) {
+    let looking = async {
+        loop {
+            sleep(limits::EPHEMERAL_LOOK).await;
+            hub.registry.forget_ephemeral();
+        }
+    };
+    hub.closing.run_until_cancelled(looking).await;
 }
 
 /// What listeners with TLS need, if there are any.

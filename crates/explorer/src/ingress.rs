@@ -247,6 +247,7 @@ async fn place(
                 peer: peer.to_string(),
                 agent: sanitize(&hello.agent, limits::TEXT),
                 worker,
+                ephemeral: who.ephemeral,
             };
             takeover::claim(&hub.registry, newcomer).await.map(Some)
         }

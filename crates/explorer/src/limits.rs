@@ -263,6 +263,12 @@ pub(crate) const RENEW_PAUSE: Duration = Duration::from_secs(60);
 /// What a node is told to wait whose ephemeral id is connected elsewhere: a session that is gone is noticed in 20 s.
 pub(crate) const EPHEMERAL_RETRY: Duration = Duration::from_secs(5);
 
+/// How long a node that comes and goes is remembered after its last session: long enough to ask what became of it.
+pub(crate) const EPHEMERAL_FORGOTTEN: Duration = Duration::from_secs(600);
+
+/// How often they are looked at.
+pub(crate) const EPHEMERAL_LOOK: Duration = Duration::from_secs(10);
+
 /// What whoever wants something new is told to wait while the database can't be written.
 pub(crate) const UNWRITABLE_RETRY: Duration = Duration::from_secs(60);
 

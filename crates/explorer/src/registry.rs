@@ -233,6 +233,22 @@ impl Registry {
         Ok(())
     }
 
+    /// Forgets the nodes that come and go and have been gone for a while.
+    pub(crate) fn forget_ephemeral(&self) {
+        let mut inner = self.inner.lock();
+        let gone = |entry: &Entry| {
+            entry.ephemeral
+                && entry.lines.is_empty()
+                && entry.since.elapsed() >= limits::EPHEMERAL_FORGOTTEN
+                && entry.kicked_until.is_none_or(|until| until <= Instant::now())
+        };
+        let gone: Vec<NodeId> =
+            inner.nodes.iter().filter(|(_, entry)| gone(entry)).map(|(node, _)| node.clone()).collect();
+        gone.iter().for_each(|node| drop(inner.nodes.remove(node)));
+        drop(inner);
+        gone.iter().for_each(|node| self.events.changed(node));
+    }
+
     /// Every node, in the order of names.
     pub(crate) fn copy(&self) -> Vec<NodeCopy> {
         self.inner.lock().nodes.iter().map(|(node, entry)| entry.copy(node)).collect()
@@ -490,6 +506,7 @@ mod tests {
             peer: "test".to_owned(),
             agent: "test".to_owned(),
             worker: WorkerId::FIRST,
+            ephemeral: node.starts_with("web-"),
         }
     }
 
@@ -520,6 +537,27 @@ mod tests {
         assert_eq!(lines(), [0; 0]);
         let ends: Vec<_> = registry.copy()[0].ends.iter().map(|end| (end.session.0, end.code)).collect();
         assert_eq!(ends, [(2, Code::Internal), (1, Code::Internal)], "a guard that was just dropped says so");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_and_goes_is_forgotten_and_what_stays_away_is_not() {
+        let registry = registry();
+        let still_here = claim(&registry, "web-1", 1);
+        drop(claim(&registry, "web-2", 2));
+        drop(claim(&registry, "edge-7", 3));
+        drop(claim(&registry, "web-3", 4));
+        registry.kick(&"web-3".parse().unwrap(), "for an hour", Duration::from_secs(3600));
+        let names = || registry.names().iter().map(ToString::to_string).collect::<Vec<_>>();
+        tokio::time::advance(limits::EPHEMERAL_FORGOTTEN - Duration::from_secs(1)).await;
+        registry.forget_ephemeral();
+        assert_eq!(names(), ["edge-7", "web-1", "web-2", "web-3"]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        registry.forget_ephemeral();
+        assert_eq!(names(), ["edge-7", "web-1", "web-3"], "nobody has lifted the pause of web-3");
+        drop(still_here);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        registry.forget_ephemeral();
+        assert_eq!(names(), ["edge-7"]);
     }
 
     #[tokio::test(start_paused = true)]
