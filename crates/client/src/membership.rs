@@ -180,11 +180,6 @@ impl Membership {
         &self.0.id
     }
 
-    /// Whom the certificate names, once there is one.
-    pub fn name(&self) -> Option<String> {
-        self.0.held.lock().member.as_ref().map(|member| member.enrolment.about.name.clone())
-    }
-
     /// Until when the certificate is good, once there is one: milliseconds since 1970.
     pub fn not_after_unix_ms(&self) -> Option<u64> {
         self.0.held.lock().member.as_ref().map(|member| member.enrolment.not_after_unix_ms)

@@ -26,8 +26,6 @@ pub struct Profiles(StateDir);
 #[derive(Debug, Clone)]
 pub struct Profile {
     name: String,
-    /// What the machine calls itself there.
-    id: NodeId,
     user: String,
     explorers: Vec<Address>,
     membership: Membership,
@@ -74,26 +72,19 @@ impl Profiles {
     /// # Errors
     /// It is there and can't be used.
     pub fn current(&self) -> Result<Option<Profile>, ProfileError> {
-        match self.current_name()? {
-            Some(name) => self.get(&name).map(Some),
-            None => Ok(None),
-        }
-    }
-
-    /// The name of that one.
-    ///
-    /// # Errors
-    /// The file that says it can't be read.
-    pub fn current_name(&self) -> Result<Option<String>, ProfileError> {
         let Some(bytes) = self.0.read(CURRENT)? else { return Ok(None) };
-        Ok(Some(String::from_utf8_lossy(&bytes).trim().to_owned()).filter(|name| !name.is_empty()))
+        match self.get(String::from_utf8_lossy(&bytes).trim()) {
+            // Its directory was removed, which is how one logs out.
+            Err(ProfileError::Unknown { .. }) => Ok(None),
+            outcome => outcome.map(Some),
+        }
     }
 
     /// Makes a profile the current one.
     ///
     /// # Errors
     /// There is none of this name, or it can't be written down.
-    pub fn choose(&self, name: &str) -> Result<(), ProfileError> {
+    pub(crate) fn choose(&self, name: &str) -> Result<(), ProfileError> {
         let profile = self.get(name)?;
         Ok(self.0.write(CURRENT, format!("{}\n", profile.name).as_bytes())?)
     }
@@ -109,9 +100,9 @@ impl Profiles {
             return Err(ProfileError::Unknown { name, there: self.list()? });
         };
         let (id, user) = (enrolment.about.id, enrolment.about.name);
-        let membership = Membership::open(Role::Client, id.clone(), Some(state.path()), None)?;
+        let membership = Membership::open(Role::Client, id, Some(state.path()), None)?;
         let explorers = membership.explorers()?;
-        Ok(Profile { name: name.to_owned(), id, user, explorers, membership })
+        Ok(Profile { name: name.to_owned(), user, explorers, membership })
     }
 
     /// A membership that a login keeps under this name.
@@ -137,11 +128,6 @@ impl Profile {
     /// What it is called here.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// What this machine calls itself towards the explorer.
-    pub fn id(&self) -> &NodeId {
-        &self.id
     }
 
     /// Who one is there.

@@ -400,6 +400,10 @@ async fn logging_in_again_asks_for_the_same_key_and_who_is_refused_leaves_nothin
     }
     assert_eq!(keys[0], keys[1]);
     assert_eq!(profiles.list().unwrap(), ["work"]);
+    assert_eq!(profiles.current().unwrap().unwrap().name(), "work");
+    // Logged out.
+    fs::remove_dir_all(directory.path().join("work")).unwrap();
+    assert!(profiles.current().unwrap().is_none());
 }
 
 #[tokio::test]
