@@ -26,6 +26,7 @@ use crate::{
     keys::Keys,
     leash::Present,
     limits,
+    modes::Mode,
     rate::Rates,
     registry::Registry,
     route::Router,
@@ -58,6 +59,8 @@ pub(crate) struct Hub {
     /// Where this explorer can be reached, once everything is bound.
     pub(crate) addresses: OnceLock<Addresses>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
+    /// What its TCP listeners ask, in the order of their addresses.
+    pub(crate) modes: Vec<Mode>,
     /// Certificates and what they are judged by; none where no listener has TLS.
     pub(crate) keys: Option<Keys>,
     /// Who is in with a credential that can be withdrawn.
@@ -117,6 +120,7 @@ impl Hub {
             addresses: OnceLock::new(),
             registry,
             authenticator,
+            modes: config.modes().iter().map(|listener| listener.mode).collect(),
             keys,
             present: Present::default(),
             whereabouts: OnceLock::new(),

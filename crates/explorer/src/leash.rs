@@ -158,9 +158,10 @@ mod tests {
         let made = security.create_token(&request, &Actor::new("a test", "here")).unwrap();
         let who = security.admit_token(&made.token, Role::Client, &"laptop".parse().unwrap(), None).unwrap();
         let leash = Leash { security: Some(security.clone()), who };
-        assert!(timeout(LOOK * 3, leash.pulled()).await.is_err(), "its clock stands still: it is not over");
+        let mut pulled = std::pin::pin!(leash.pulled());
+        assert!(timeout(LOOK * 3, &mut pulled).await.is_err(), "its clock stands still: it is not over");
         date.fetch_add(80_000, Ordering::Relaxed);
-        let refusal = timeout(LOOK * 2, leash.pulled()).await.expect("it is over");
+        let refusal = timeout(LOOK * 2, &mut pulled).await.expect("it is over");
         assert!(refusal.code == Code::Expired && refusal.message.contains("ann"), "{refusal}");
 
         let who = Principal::believed(Role::Client, "laptop".parse().unwrap());

@@ -148,6 +148,8 @@ async fn role_by_operation_by_listener() {
             for method in everything {
                 ask(peer, method, json!({})).await.unwrap_or_else(|code| panic!("{who}: {method}: {code}"));
             }
+            let status = ask(peer, "explorer.status", json!({})).await.unwrap();
+            assert_eq!(status["listeners"][0]["mode"], mode.name(), "{status}");
             let seen = names(&ask(peer, "explorer.nodes", json!({})).await.unwrap());
             let expected: &[&str] = match who {
                 // Its heartbeat was taken.

@@ -25,6 +25,7 @@ use crate::{
     entry::NodeState,
     hub::Hub,
     limits,
+    modes::Mode,
     security::Entry,
     view::{NodeView, NodesView},
 };
@@ -189,13 +190,18 @@ fn status(hub: &Hub) -> StatusResult<'_> {
     }
     let mut listeners = Vec::new();
     if let Some(addresses) = hub.addresses.get() {
-        let tunnel = |address: String| ListenerView { kind: "tunnel", address, target: None };
-        listeners.extend(addresses.listen.iter().map(|address| tunnel(address.to_string())));
+        let tunnel = |address: String, mode: Option<Mode>| {
+            let mode = mode.map(Mode::name);
+            ListenerView { kind: "tunnel", address, mode, target: None }
+        };
+        let listen = addresses.listen.iter().zip(&hub.modes);
+        listeners.extend(listen.map(|(address, mode)| tunnel(address.to_string(), Some(*mode))));
         let socket = addresses.socket.iter().map(|path| ListenAddress::Unix(path.clone()).to_string());
-        listeners.extend(socket.map(tunnel));
+        listeners.extend(socket.map(|socket| tunnel(socket, None)));
         listeners.extend(addresses.published.iter().map(|(address, target)| ListenerView {
             kind: "publish",
             address: address.to_string(),
+            mode: None,
             target: Some(target.to_string()),
         }));
     }

@@ -258,6 +258,9 @@ pub(super) struct ListenerView {
     /// `tunnel` or `publish`.
     pub(super) kind: &'static str,
     pub(super) address: String,
+    /// What a tunnel's TCP listener asks of whoever connects.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) mode: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) target: Option<String>,
 }
