@@ -558,7 +558,7 @@ async fn a_changed_byte_is_noticed() {
     assert!(error.to_string().contains("changed on the way"), "{error}");
     // More than once, if asked. And it says so to the other end.
     line.far.read(&mut [0; 64]).await.unwrap_err();
-    let n = line.far_cable.read(&mut sealed).await.unwrap();
+    let n = common::soon("the alert", line.far_cable.read(&mut sealed)).await.unwrap();
     line.near_cable.write_all(&sealed[..n]).await.unwrap();
     let error = line.near.read(&mut [0; 64]).await.unwrap_err();
     assert!(error.to_string().contains("changed on the way"), "{error}");
