@@ -329,7 +329,7 @@ mod tests {
                 assert_eq!(plain.admin, admin, "{uid:?}");
             }
             // Without TLS anywhere nodes are believed here as they are elsewhere.
-            assert_eq!(admitted(&alone, Role::Node, uid).is_some(), true, "{uid:?}");
+            assert!(admitted(&alone, Role::Node, uid).is_some(), "{uid:?}");
             assert_eq!(admitted(&secured, Role::Node, uid).is_some(), node_beside_tls, "{uid:?}");
         }
         secured.own_uid = None;

@@ -1,5 +1,7 @@
 //! Nodes that come and go: their ids go on to the next, and nobody remembers them for long.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics says why")]
+
 mod support;
 
 use std::time::Duration;
