@@ -366,8 +366,11 @@ impl Shared {
     /// Bytes of payload that a record should have at most on this path.
     pub(super) fn record_payload(&self) -> usize {
         // Whoever can't send holds one, and there are thousands of them.
-        let size =
-            if self.budget.is_strained() { limits::SMALL_RECORD } else { self.record_size.load(Ordering::Relaxed) };
+        let size = if self.budget.is_strained() {
+            limits::SMALL_RECORD
+        } else {
+            self.record_size.load(Ordering::Relaxed)
+        };
         size - RECORD_HEADER_LEN
     }
 
