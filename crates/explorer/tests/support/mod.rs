@@ -1,6 +1,7 @@
 //! An explorer to test, in-memory lines that can be tampered with, and peers that do as they are told.
 
 #![allow(dead_code, reason = "every test file uses its own part of this module")]
+#![allow(clippy::unwrap_used, reason = "a test that panics says why")]
 
 pub(crate) mod secure;
 
