@@ -19,18 +19,11 @@ pub(super) struct Bounded {
     below: Transport,
     left: usize,
     first: Vec<u8>,
-    insists: bool,
 }
 
 impl Bounded {
     pub(super) fn new(below: Transport) -> Self {
-        Self { below, left: limits::HANDSHAKE_BYTES_MAX, first: Vec::with_capacity(FIRST), insists: false }
-    }
-
-    /// The same, but what does not begin like TLS is an error at once. rustls would take the greeting of another protocol
-    /// for the length of a record, and wait for the rest.
-    pub(super) fn insisting(below: Transport) -> Self {
-        Self { insists: true, ..Self::new(below) }
+        Self { below, left: limits::HANDSHAKE_BYTES_MAX, first: Vec::with_capacity(FIRST) }
     }
 
     /// The first bytes that came.
@@ -58,9 +51,6 @@ impl AsyncRead for Bounded {
         this.left -= read.len();
         this.first.extend_from_slice(&read[..read.len().min(FIRST - this.first.len())]);
         let read = read.len();
-        if this.insists && this.first.first().is_some_and(|first| !matches!(*first, ALERT | HANDSHAKE)) {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "what came is no TLS")));
-        }
         into.advance(read);
         Poll::Ready(Ok(()))
     }

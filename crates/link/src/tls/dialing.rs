@@ -82,8 +82,7 @@ impl DialTls {
         let reason = Arc::clone(&verifier.reason);
         let mut config = self.config.clone();
         config.dangerous().set_certificate_verifier(verifier);
-        let connecting =
-            TlsConnector::from(Arc::new(config)).connect(server_name(to), Bounded::insisting(below));
+        let connecting = TlsConnector::from(Arc::new(config)).connect(server_name(to), Bounded::new(below));
         let stream = match connecting.into_fallible().await {
             Ok(stream) => stream,
             Err((error, bounded)) => {
