@@ -138,9 +138,8 @@ mod tests {
         for _ in 0..limits::SERVICE_OPENS_IN_FLIGHT {
             places.push(opens.enter(&node, Some(&slow), soon()).now_or_never().unwrap().unwrap());
         }
-        let mut line: Vec<_> = (0..MOST_WAITING)
-            .map(|_| Box::pin(opens.enter(&node, Some(&slow), soon())))
-            .collect();
+        let mut line: Vec<_> =
+            (0..MOST_WAITING).map(|_| Box::pin(opens.enter(&node, Some(&slow), soon()))).collect();
         for waiting in &mut line {
             assert!(waiting.as_mut().now_or_never().is_none(), "there is no place yet");
         }
