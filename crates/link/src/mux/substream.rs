@@ -91,7 +91,10 @@ impl Substream {
             // What is compressed waits here until it is whole.
             raw.hold();
         }
-        if !early.is_empty() {
+        if early.is_empty() {
+            // What was read last was the open or its answer, and nobody holds that.
+            raw.hand_back();
+        } else {
             records.push(early);
         }
         Self { raw, records, lz4, unsent, sent_end: false, received_end: false }
