@@ -125,7 +125,10 @@ impl World {
 
     /// The command line of `reachback connect`, for a ProxyCommand.
     pub(crate) fn connect_line(&self, target: &str) -> String {
-        format!("{REACHBACK} connect --insecure-plaintext --explorer {} {target}", explorer_address(&self.lab))
+        format!(
+            "{REACHBACK} connect --insecure-plaintext --explorer {} {target}",
+            explorer_address(&self.lab)
+        )
     }
 
     /// A TCP connection of a visitor on the hub.

@@ -60,7 +60,14 @@ async fn who_asks_is_said_by_the_explorer_and_not_by_the_opener() {
     let node = hub.online("edge-7", generation(1, 0, 1)).await;
     let client = hub.client().await;
     let mut forged = stream("edge-7/echo");
-    forged.caller = Some(Caller { role: Role::Explorer, id: "root".into(), name: Some("root".into()), granted: true, session: None, address: None });
+    forged.caller = Some(Caller {
+        role: Role::Explorer,
+        id: "root".into(),
+        name: Some("root".into()),
+        granted: true,
+        session: None,
+        address: None,
+    });
     forged.trace = Some("forged".into());
     let mut substream = client.session.open(forged).await.unwrap();
     let open = seen_open(&mut substream).await;
