@@ -2,6 +2,7 @@
 //! whoever was there before them notices nothing. docs/faults.md says which fault each test is about.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
+#![allow(clippy::disallowed_methods, reason = "what a program uses of the processor is about real time")]
 
 mod cli_support;
 mod faults_support;

@@ -1,6 +1,8 @@
 //! Two machines and two commands: an explorer is started, its join line is pasted on a machine that nobody can dial, and
 //! a call goes through, with a capture of every packet between them that holds nothing of it.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail where the test would")]
+
 mod support;
 
 use std::{

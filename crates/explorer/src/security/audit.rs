@@ -199,7 +199,7 @@ impl Audit {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// The last so many lines, the oldest first; at most [`limits::AUDIT_LISTED`]. Blocks.
+    /// The last so many lines, the oldest first; at most `limits::AUDIT_LISTED`. Blocks.
     ///
     /// # Errors
     /// The files can't be read.
