@@ -6,10 +6,10 @@
 #[allow(unreachable_pub, reason = "the fuzz targets see it as a crate")]
 #[path = "../../../fuzz/src/wire.rs"]
 mod checks;
+#[path = "../../../fuzz/src/replay.rs"]
+mod replay;
 
-use std::{collections::BTreeSet, fs, path::Path};
-
-use checks::Verdict;
+use replay::replay;
 
 #[test]
 fn frames() {
@@ -39,26 +39,4 @@ fn join_strings() {
 #[test]
 fn rights() {
     replay("rights", checks::rights::check, 15, &["fine", "denied", "bad_frame"]);
-}
-
-fn replay(target: &str, check: fn(&[u8]) -> Verdict, at_least: usize, wanted: &[&str]) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
-    let (mut verdicts, mut wrong) = (BTreeSet::new(), Vec::new());
-    let mut seeds = 0;
-    for entry in fs::read_dir(&folder).expect("the seeds are committed") {
-        let path = entry.expect("a readable folder").path();
-        let name = path.file_name().expect("a file").to_string_lossy().into_owned();
-        let verdict = check(&fs::read(&path).expect("a readable seed")).to_string();
-        let expected = name.split_once('-').map(|(verdict, _)| verdict);
-        if Some(verdict.as_str()) != expected {
-            wrong.push(format!("{target}/{name} is {verdict}"));
-        }
-        verdicts.insert(verdict);
-        seeds += 1;
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(seeds >= at_least, "only {seeds} seeds in {}", folder.display());
-    for wanted in wanted {
-        assert!(verdicts.contains(*wanted), "no seed of {target} is {wanted}");
-    }
 }
